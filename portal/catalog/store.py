@@ -1,0 +1,74 @@
+"""The portal's door to the artifact store: open, put, list, size, all by URI, through fsspec.
+
+Only what lies in the store or below an allowed root. Does not know what the bytes mean.
+"""
+
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from django.conf import settings
+
+from workers.contract.names import UnsafeURI, resolve
+
+
+def locate(uri: str) -> str:
+    """Where fsspec finds `uri` on this machine. Raises UnsafeURI with a sentence when it may not be opened."""
+    place = resolve(uri, settings.LIFTOFF_STORE, settings.LIFTOFF_ALLOWED_ROOTS)
+    path = place.removeprefix("file://")
+    if "://" not in path:
+        roots = [settings.LIFTOFF_STORE, *settings.LIFTOFF_ALLOWED_ROOTS]
+        real = os.path.realpath(path)
+        locals_ = [os.path.realpath(root.removeprefix("file://")) for root in roots if not root.startswith("s3://")]
+        if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in locals_):
+            raise UnsafeURI(f"{uri!r} leads outside the allowed roots.")
+        return real
+    return place
+
+
+def open_read(uri: str) -> IO[bytes]:
+    """Open for reading. Raises UnsafeURI or FileNotFoundError."""
+    handle: IO[bytes] = fsspec.open(locate(uri), "rb").open()
+    return handle
+
+
+def put(uri: str, data: bytes) -> None:
+    """Write a whole file; readers see the old one or the new one."""
+    place = locate(uri)
+    if "://" in place:
+        with fsspec.open(place, "wb") as handle:
+            handle.write(data)
+        return
+    target = Path(place)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(target)
+
+
+def is_folder(uri: str) -> bool:
+    """Whether `uri` is an existing folder."""
+    fs, path = _filesystem(uri)
+    return bool(fs.isdir(path))
+
+
+def exists(uri: str) -> bool:
+    """Whether there is anything at `uri`."""
+    fs, path = _filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def files(uri: str) -> list[tuple[str, int]]:
+    """(relative name, bytes) of every file at or below `uri`, sorted."""
+    fs, path = _filesystem(uri)
+    if not fs.isdir(path):
+        return [(path.rsplit("/", 1)[-1], int(fs.size(path)))] if fs.exists(path) else []
+    found: dict[str, Any] = fs.find(path, detail=True)
+    prefix = path.rstrip("/") + "/"
+    return sorted((name.removeprefix(prefix), int(info["size"])) for name, info in found.items())
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    fs, path = fsspec.core.url_to_fs(locate(uri))
+    return fs, path

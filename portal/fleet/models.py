@@ -1,0 +1,76 @@
+"""The cluster inventory: nodes, their accelerators and the links between them."""
+
+from django.core.validators import RegexValidator
+from django.db import models
+
+from workers.contract.names import SLUG
+
+
+class Node(models.Model):
+    """One machine with a worker. Sizes in bytes, rates in bytes per second."""
+
+    class State(models.TextChoices):
+        ACTIVE = "active", "Active"
+        DRAINING = "draining", "Draining"
+
+    name = models.CharField(max_length=63, unique=True, validators=[RegexValidator(SLUG)])
+    address = models.CharField(max_length=255, default="127.0.0.1")
+    state = models.CharField(max_length=10, choices=State, default=State.ACTIVE)
+    cores = models.PositiveIntegerField(default=0)
+    ram_bytes = models.PositiveBigIntegerField(default=0)
+    disk_free_bytes = models.PositiveBigIntegerField(default=0)
+    disk_read_bytes_per_s = models.FloatField(null=True, blank=True)
+    driver = models.CharField(max_length=40, blank=True)
+    cuda = models.CharField(max_length=40, blank=True)
+    versions = models.JSONField(default=dict, blank=True)
+    labels = models.JSONField(default=dict, blank=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Accelerator(models.Model):
+    """One device of a node; the CPU counts as one where there is no GPU."""
+
+    class Kind(models.TextChoices):
+        CUDA = "cuda", "CUDA"
+        CPU = "cpu", "CPU"
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="accelerators")
+    kind = models.CharField(max_length=8, choices=Kind)
+    index = models.PositiveSmallIntegerField()
+    name = models.CharField(max_length=160)
+    memory_bytes = models.PositiveBigIntegerField()
+    uuid = models.CharField(max_length=80, blank=True)
+    power_limit_w = models.FloatField(null=True, blank=True)
+    compute_capability = models.CharField(max_length=12, blank=True)
+    present = models.BooleanField(default=True, help_text="Seen at the last probe.")
+
+    class Meta:
+        ordering = ["node__name", "kind", "index"]
+        constraints = [models.UniqueConstraint(fields=["node", "kind", "index"], name="one_device_per_index")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.index} on {self.node.name}"
+
+
+class Link(models.Model):
+    """How two accelerators of a node reach each other."""
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="links")
+    a = models.PositiveSmallIntegerField()
+    b = models.PositiveSmallIntegerField()
+    kind = models.CharField(max_length=10)
+    detail = models.CharField(max_length=80, blank=True)
+
+    class Meta:
+        ordering = ["node__name", "a", "b"]
+        constraints = [models.UniqueConstraint(fields=["node", "a", "b"], name="one_link_per_pair")]
+
+    def __str__(self) -> str:
+        return f"{self.a}–{self.b} {self.kind}"

@@ -1,0 +1,1 @@
+"""Jobs and attempts from submit to end: lifecycle, queue, scheduling, dispatch. Knows nothing of websockets."""

@@ -1,0 +1,57 @@
+"""Commands to nodes over Celery: start an attempt, cancel one. Fire and forget; the database stays the record.
+
+Knows nothing of states: a caller has already written what it wants to be true.
+"""
+
+import logging
+from functools import cache
+
+import redis
+from celery import Celery
+from django.conf import settings
+
+from workers.contract.names import CANCEL_TASK, START_TASK, broker_url, job_stream, node_queue
+from workers.contract.spec import Order
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def _celery() -> Celery:
+    app = Celery("liftoff", broker=broker_url(settings.REDIS_URL))
+    app.conf.update(
+        task_serializer="json",
+        task_ignore_result=True,
+        broker_transport_options={"socket_timeout": 30, "socket_connect_timeout": 5, "visibility_timeout": 86_400},
+        broker_connection_retry_on_startup=False,
+    )
+    return app
+
+
+def _send(task: str, args: list[object], node: str) -> bool:
+    try:
+        _celery().send_task(task, args=args, queue=node_queue(node), retry=False)
+    except Exception as error:  # any transport's error: the caller's sweep sends again
+        log.warning("could not send %s to node %s: %s", task, node, error)
+        return False
+    return True
+
+
+def start(order: Order) -> bool:
+    """Tell the order's node to start it. False when the broker could not be reached; sending twice is harmless."""
+    return _send(START_TASK, [order.model_dump(mode="json")], order.node)
+
+
+def begin(order: Order) -> bool:
+    """`start` for a new attempt. Before a job's first one nothing of it can have run: a stream of its name is stale."""
+    if order.attempt == 1:
+        try:
+            redis.Redis.from_url(settings.REDIS_URL, socket_timeout=5).delete(job_stream(order.job))
+        except redis.RedisError as error:
+            log.warning("could not clear the stream of job %s: %s", order.job, error)
+    return start(order)
+
+
+def cancel(job: int, attempt: int, node: str) -> bool:
+    """Tell the node to end the attempt. False when the broker could not be reached; sending twice is harmless."""
+    return _send(CANCEL_TASK, [job, attempt], node)

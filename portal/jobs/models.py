@@ -1,0 +1,99 @@
+"""Jobs, their attempts, the devices those hold, and the log of every change of state."""
+
+from django.conf import settings
+from django.db import models
+
+from portal.jobs.lifecycle import Status
+
+STATUS_CHOICES = [(status.value, status.value) for status in Status]
+
+
+class Job(models.Model):
+    """What a user asked for. `status` is written by portal.jobs.services alone."""
+
+    name = models.CharField(max_length=120)
+    kind = models.CharField(max_length=20)
+    spec = models.JSONField(help_text="Contract JobSpec as submitted.")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="jobs")
+    status = models.CharField(max_length=12, choices=STATUS_CHOICES, default=Status.QUEUED, db_index=True)
+    attempt_number = models.PositiveIntegerField(default=0, help_text="The current attempt; 0 before the first.")
+    reason = models.CharField(max_length=24, blank=True, help_text="Contract Reason of the end.")
+    detail = models.TextField(blank=True)
+    phase = models.CharField(max_length=80, blank=True)
+    progress_done = models.FloatField(default=0)
+    progress_total = models.FloatField(default=0)
+    progress_unit = models.CharField(max_length=20, blank=True)
+    eta_s = models.FloatField(null=True, blank=True)
+    waiting_for = models.CharField(max_length=400, blank=True, help_text="Why it waits, from the scheduler.")
+    queue_position = models.PositiveIntegerField(null=True, blank=True)
+    expected_start_at = models.DateTimeField(null=True, blank=True)
+    idempotency_key = models.CharField(max_length=120, null=True, blank=True)  # noqa: DJ001 - null keeps it out of the constraint
+    cloned_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="clones")
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.UniqueConstraint(fields=["owner", "idempotency_key"], name="one_job_per_idempotency_key")]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.name}"
+
+
+class Attempt(models.Model):
+    """One try at a job on one node."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    node = models.ForeignKey("fleet.Node", on_delete=models.PROTECT, related_name="attempts")
+    order = models.JSONField(help_text="Contract Order that was dispatched, less its secrets.")
+    reason = models.CharField(max_length=24, blank=True)
+    detail = models.TextField(blank=True)
+    last_seq = models.PositiveIntegerField(default=0, help_text="Every event up to this one is stored.")
+    dispatched_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["job_id", "number"]
+        constraints = [models.UniqueConstraint(fields=["job", "number"], name="one_attempt_per_number")]
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} attempt {self.number}"
+
+
+class Allocation(models.Model):
+    """A device held by an attempt. The constraint is what keeps two live attempts off one device."""
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="allocations")
+    accelerator = models.ForeignKey("fleet.Accelerator", on_delete=models.PROTECT, related_name="allocations")
+    released_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["accelerator"], condition=models.Q(released_at__isnull=True), name="one_live_holder_per_device"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.accelerator} held by {self.attempt}"
+
+
+class Transition(models.Model):
+    """One change of a job's status: the state timeline."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="transitions")
+    attempt_number = models.PositiveIntegerField(default=0)
+    old = models.CharField(max_length=12, blank=True)
+    new = models.CharField(max_length=12)
+    reason = models.CharField(max_length=24, blank=True)
+    note = models.CharField(max_length=400, blank=True)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.old} → {self.new}"

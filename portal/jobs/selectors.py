@@ -1,0 +1,82 @@
+"""Reads jobs and what they hold. The whole picture of one job is portal.telemetry.selectors.snapshot.
+
+Writes nothing.
+"""
+
+from datetime import datetime
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from portal.fleet.models import Node
+from portal.fleet.selectors import is_online
+from portal.jobs.lifecycle import HOLDS_DEVICES, Status
+from portal.jobs.models import Allocation, Attempt, Job
+from portal.jobs.scheduler import FleetNode, FreeDevice, Waiting
+from workers.contract.spec import JOB_SPEC
+
+
+def jobs(*, status: str = "", kind: str = "", search: str = "") -> QuerySet[Job]:
+    """Jobs, newest first. `status` is a status or 'live'; `search` looks into the name, or is a number."""
+    rows = Job.objects.select_related("owner").order_by("-id")
+    if status == "live":
+        rows = rows.filter(status__in=[Status.QUEUED, *HOLDS_DEVICES])
+    elif status:
+        rows = rows.filter(status=status)
+    if kind:
+        rows = rows.filter(kind=kind)
+    if search:
+        number = search.lstrip("#")
+        match = Q(name__icontains=search) | Q(owner__username__icontains=search)
+        rows = rows.filter(match | Q(pk=int(number)) if number.isdecimal() and len(number) < 18 else match)
+    return rows
+
+
+def get_job(pk: int) -> Job:
+    """One job. Raises Job.DoesNotExist."""
+    return Job.objects.select_related("owner").get(pk=pk)
+
+
+def current_attempt(job: Job) -> Attempt | None:
+    """The job's current attempt with its node, None before the first."""
+    return job.attempts.select_related("node").filter(number=job.attempt_number).first()
+
+
+def queue_length() -> int:
+    """Jobs that wait."""
+    return Job.objects.filter(status=Status.QUEUED).count()
+
+
+def holders() -> dict[int, Job]:
+    """Accelerator id → the job that holds it."""
+    live = Allocation.objects.filter(released_at=None).select_related("attempt__job")
+    return {allocation.accelerator_id: allocation.attempt.job for allocation in live}
+
+
+def waiting() -> list[Waiting]:
+    """The queue in order, as the scheduler wants it."""
+    rows = Job.objects.filter(status=Status.QUEUED).order_by("id").values_list("pk", "spec")
+    return [Waiting(pk, JOB_SPEC.validate_python(spec).resources) for pk, spec in rows]
+
+
+def fleet(now: datetime | None = None) -> list[FleetNode]:
+    """Every node with its present devices and who holds them, as the scheduler wants it."""
+    now = now or timezone.now()
+    held = holders()
+    nodes = []
+    for node in Node.objects.prefetch_related("accelerators").order_by("name"):
+        devices = tuple(
+            _device(device.pk, device.kind, device.index, device.memory_bytes, held.get(device.pk))
+            for device in node.accelerators.all()
+            if device.present
+        )
+        draining = node.state == Node.State.DRAINING
+        nodes.append(FleetNode(node.pk, node.name, is_online(node, now), draining, node.labels, devices))
+    return nodes
+
+
+def _device(pk: int, kind: str, index: int, memory_bytes: int, holder: Job | None) -> FreeDevice:
+    if holder is None:
+        return FreeDevice(pk, kind, index, memory_bytes)
+    launch = holder.kind == "launch"
+    return FreeDevice(pk, kind, index, memory_bytes, holder.pk, None if launch else holder.eta_s, launch)

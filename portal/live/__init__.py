@@ -1,0 +1,1 @@
+"""What runs say, shown while it happens. Records nothing."""

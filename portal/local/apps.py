@@ -1,0 +1,7 @@
+"""Django's registration of the local app."""
+
+from django.apps import AppConfig
+
+
+class LocalConfig(AppConfig):
+    name = "portal.local"

@@ -1,0 +1,225 @@
+"""What a job is asked to do (`JobSpec`) and what a node is ordered to run (`Order`).
+
+The same models serve the form, the REST schema, the CLI and the worker. Unknown fields are ignored, an unknown
+`spec_version` is refused. Knows nothing of where a name leads: the portal resolves names into an Order.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from workers.contract.names import SLUG
+
+SPEC_VERSION = 1
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Quantization = Literal["none", "int8", "nf4"]
+
+
+class UnknownVersion(ValueError):
+    """The spec was written by a newer Liftoff."""
+
+
+def _known_version(value: int) -> int:
+    if value != SPEC_VERSION:
+        raise UnknownVersion(f"{value} is not a version this Liftoff knows; it speaks version {SPEC_VERSION}.")
+    return value
+
+
+def _slug(value: str) -> str:
+    if not SLUG.match(value):
+        raise ValueError(f"{value!r} is not a name; use lower-case letters, digits, dots, dashes and underscores.")
+    return value
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+Version = Annotated[int, AfterValidator(_known_version)]
+
+
+class Contract(BaseModel):
+    """Base of every contract model: immutable, unknown fields ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Resources(Contract):
+    """What the job asks of one node."""
+
+    device_kind: Literal["any", "cuda", "cpu"] = Field("any", title="Device kind")
+    devices: int = Field(1, ge=1, le=64, title="Devices", description="Number of devices on one node.")
+    min_memory_gib: float = Field(
+        0, ge=0, le=2048, title="Minimum memory", description="Per device, GiB (2^30 bytes); 0 asks for none."
+    )
+    labels: dict[str, str] = Field(default_factory=dict, title="Node labels", description="Labels a node must carry.")
+    node: Slug | None = Field(None, title="Node", description="Run on this node only.")
+
+
+class LoraSettings(Contract):
+    """Low-rank adaptation (Hu et al. 2021): W + (alpha / rank) * B A."""
+
+    rank: int = Field(16, ge=1, le=512, title="LoRA rank")
+    alpha: float = Field(
+        32, gt=0, le=2048, title="LoRA alpha", description="Scale; the update is multiplied by alpha / rank."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, title="LoRA dropout")
+    target_modules: str = Field(
+        "all-linear",
+        min_length=1,
+        max_length=400,
+        title="Target modules",
+        description="'all-linear', or module names with commas, e.g. q_proj,v_proj.",
+    )
+
+
+class DeepSpeedSettings(Contract):
+    """ZeRO (Rajbhandari et al. 2020) settings for DeepSpeed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, title="ZeRO stage")
+    offload_optimizer: bool = Field(False, title="Offload optimizer to CPU")
+
+
+class FinetuneSpec(Contract):
+    """Fine-tune a model on a dataset with LoRA."""
+
+    kind: Literal["finetune"] = "finetune"
+    spec_version: Version = SPEC_VERSION
+    name: str = Field(
+        "", max_length=120, title="Job name", description="Shown in lists; made from the model and dataset when empty."
+    )
+    model: Slug = Field(title="Model", description="Name of a model profile.")
+    dataset: Slug = Field(title="Dataset", description="Name of a dataset.")
+    adapter: Slug | None = Field(
+        None, title="Adapter name", description="Name of the adapter this job makes; generated when empty."
+    )
+
+    epochs: float = Field(
+        1.0, gt=0, le=1000, title="Epochs", description="Passes over the training split; ignored when max steps is set."
+    )
+    max_steps: int = Field(
+        0, ge=0, le=10_000_000, title="Max steps", description="Optimizer steps; 0 trains by epochs."
+    )
+    micro_batch: int = Field(4, ge=1, le=4096, title="Micro batch", description="Samples per device and forward pass.")
+    gradient_accumulation: int = Field(
+        1, ge=1, le=4096, title="Gradient accumulation", description="Micro batches per optimizer step."
+    )
+    context_length: int = Field(
+        512, ge=8, le=10_000_000, title="Context length", description="Tokens per sample; longer samples are cut."
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1, title="Learning rate", description="Peak, after warm-up.")
+    warmup_ratio: float = Field(
+        0.03, ge=0, lt=1, title="Warm-up ratio", description="Share of the steps over which the rate rises linearly."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", title="Schedule")
+    beta1: float = Field(0.9, ge=0, lt=1, title="AdamW beta 1")
+    beta2: float = Field(0.95, ge=0, lt=1, title="AdamW beta 2")
+    weight_decay: float = Field(0.0, ge=0, le=1, title="Weight decay")
+    max_grad_norm: float = Field(
+        1.0, gt=0, le=1000, title="Gradient clipping", description="Largest global gradient norm."
+    )
+    precision: Precision = Field("auto", title="Precision", description="auto: bf16 on GPUs that have it, else fp32.")
+    gradient_checkpointing: bool = Field(
+        False, title="Gradient checkpointing", description="Recompute activations: less memory, about a third slower."
+    )
+    packing: bool = Field(False, title="Packing", description="Fill each sequence with several samples.")
+    seed: int = Field(42, ge=0, le=2**32 - 1, title="Seed")
+    log_every: int = Field(1, ge=1, le=10_000, title="Log every", description="Optimizer steps between metric points.")
+    evaluate: bool = Field(True, title="Evaluate before and after", description="On the held-out test split.")
+    eval_limit: int = Field(
+        200, ge=1, le=100_000, title="Evaluation rows", description="Rows of the test split used, at most."
+    )
+
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    deepspeed: DeepSpeedSettings | None = Field(None, title="DeepSpeed", description="Absent: the plain trainer.")
+    resources: Resources = Field(default_factory=Resources)
+
+
+class LaunchSpec(Contract):
+    """Serve a base model, or a base model with an adapter, until stopped."""
+
+    kind: Literal["launch"] = "launch"
+    spec_version: Version = SPEC_VERSION
+    name: str = Field(
+        "", max_length=120, title="Job name", description="Shown in lists; made from the model when empty."
+    )
+    model: Slug = Field(title="Model", description="Name of a model profile.")
+    adapter: Slug | None = Field(None, title="Adapter", description="Name of an adapter made for this model.")
+    quantization: Quantization = Field(
+        "none", title="Quantization", description="int8: 8-bit, nf4: 4-bit weights (bitsandbytes)."
+    )
+    precision: Precision = Field("auto", title="Precision", description="auto: bf16 on GPUs that have it, else fp32.")
+    context_length: int = Field(
+        2048, ge=8, le=10_000_000, title="Context length", description="Prompt plus answer, tokens."
+    )
+    max_tokens: int = Field(256, ge=1, le=1_000_000, title="Max tokens", description="Default length of an answer.")
+    temperature: float = Field(0.7, ge=0, le=2, title="Temperature", description="0 is greedy.")
+    top_p: float = Field(0.9, gt=0, le=1, title="Top p", description="Nucleus sampling mass.")
+    seed: int = Field(42, ge=0, le=2**32 - 1, title="Seed")
+    resources: Resources = Field(default_factory=Resources)
+
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> Self:
+        if self.max_tokens >= self.context_length:
+            raise ValueError(
+                f"max_tokens: {self.max_tokens} leaves no room for a prompt in a context of "
+                f"{self.context_length} tokens; use at most {self.context_length - 1}."
+            )
+        return self
+
+
+JobSpec = Annotated[FinetuneSpec | LaunchSpec, Field(discriminator="kind")]
+JOB_SPEC: TypeAdapter[FinetuneSpec | LaunchSpec] = TypeAdapter(JobSpec)
+
+
+class ModelInput(Contract):
+    """Where a node finds a model. `uri` is a folder of safetensors, or one GGUF file."""
+
+    name: str
+    uri: str = Field(description="store://, file:// or s3:// URI; hub://org/name for a hub model.")
+    revision: str | None = None
+    format: Literal["safetensors", "gguf", "hub"] = "safetensors"
+    sha256: str | None = None
+    trust_remote_code: bool = Field(False, description="True only where an admin approved this model at this revision.")
+
+
+class DatasetInput(Contract):
+    """Where a node finds a validated dataset, already split; JSON lines in the dataset's own format."""
+
+    name: str
+    format: Literal["messages", "prompt_completion", "text", "text_label"]
+    train_uri: str
+    test_uri: str | None = None
+    sha256: str
+    labels: tuple[str, ...] = Field((), description="Sorted label names; text_label only.")
+
+
+class AdapterInput(Contract):
+    """Where a node finds a LoRA adapter (PEFT folder, safetensors)."""
+
+    name: str
+    uri: str
+    sha256: str | None = None
+
+
+class Device(Contract):
+    """One device of an allocation."""
+
+    kind: Literal["cuda", "cpu"]
+    index: int = Field(ge=0, description="Index on its node.")
+    name: str = ""
+
+
+class Order(Contract):
+    """One attempt, fully resolved: all a node needs to run it. Written to RUN_DIR/order.json."""
+
+    spec_version: Version = SPEC_VERSION
+    job: int
+    attempt: int = Field(ge=1)
+    token: str = Field("", description="Names this very attempt, also across databases that count jobs alike.")
+    node: Slug
+    spec: JobSpec
+    model: ModelInput
+    dataset: DatasetInput | None = None
+    adapter: AdapterInput | None = None
+    devices: tuple[Device, ...]
+    result_uri: str = Field(description="Folder in the artifact store that receives the run's output.")
+    serve_token: str | None = Field(None, description="Bearer token a served model asks of the portal; launch only.")
