@@ -35,7 +35,7 @@ demo: setup
 up: setup
 	@$(BIN)/python manage.py up
 
-# On a GPU node: make worker REDIS_URL=redis://portal:6379/0 LIFTOFF_STORE=s3://bucket/liftoff
+# On a GPU node: make worker REDIS_URL=redis://portal:6379/0 LIFTOFF_STORE=file:///mnt/liftoff
 worker: EXTRAS := worker
 worker: $(VENV)/.installed
 	@$(BIN)/python -m workers

@@ -173,7 +173,7 @@ def set_remote_code(user: User, model: ModelProfile, approved: bool) -> None:
 
 
 def _check_name(name: str, what: str, records: type[ModelProfile] | type[Dataset]) -> None:
-    if not SLUG.match(name):
+    if not SLUG.fullmatch(name):
         raise Refused.at(
             "name",
             name,

@@ -14,8 +14,11 @@ def nodes() -> QuerySet[Node]:
     return Node.objects.prefetch_related("accelerators", "links").order_by("name")
 
 
+def online_since(now: datetime) -> datetime:
+    """A node that reported after this moment counts as online."""
+    return now - timedelta(seconds=settings.LIFTOFF_NODE_LOST_S)
+
+
 def is_online(node: Node, now: datetime | None = None) -> bool:
     """Whether the node's worker has reported within LIFTOFF_NODE_LOST_S seconds."""
-    if node.last_seen_at is None:
-        return False
-    return (now or timezone.now()) - node.last_seen_at < timedelta(seconds=settings.LIFTOFF_NODE_LOST_S)
+    return node.last_seen_at is not None and node.last_seen_at > online_since(now or timezone.now())

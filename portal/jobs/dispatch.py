@@ -28,9 +28,9 @@ def _celery() -> Celery:
     return app
 
 
-def _send(task: str, args: list[object], node: str) -> bool:
+def _send(task: str, args: list[object], node: str, expires_s: float | None = None) -> bool:
     try:
-        _celery().send_task(task, args=args, queue=node_queue(node), retry=False)
+        _celery().send_task(task, args=args, queue=node_queue(node), retry=False, expires=expires_s)
     except Exception as error:  # any transport's error: the caller's sweep sends again
         log.warning("could not send %s to node %s: %s", task, node, error)
         return False
@@ -38,8 +38,11 @@ def _send(task: str, args: list[object], node: str) -> bool:
 
 
 def start(order: Order) -> bool:
-    """Tell the order's node to start it. False when the broker could not be reached; sending twice is harmless."""
-    return _send(START_TASK, [order.model_dump(mode="json")], order.node)
+    """Tell the order's node to start it. False when the broker could not be reached; sending twice is harmless.
+
+    The message lapses when the portal would have given the attempt up, so a node that comes back late starts nothing.
+    """
+    return _send(START_TASK, [order.model_dump(mode="json")], order.node, settings.LIFTOFF_START_TIMEOUT_S)
 
 
 def begin(order: Order) -> bool:

@@ -4,6 +4,7 @@ from django.conf import settings
 from django.db import models
 
 from portal.jobs.lifecycle import Status
+from workers.contract.reasons import Reason
 
 STATUS_CHOICES = [(status.value, status.value) for status in Status]
 
@@ -39,6 +40,14 @@ class Job(models.Model):
 
     def __str__(self) -> str:
         return f"#{self.pk} {self.name}"
+
+    def get_sentence(self) -> str:
+        """The sentence of the reason it ended for; empty while it lives."""
+        return Reason(self.reason).sentence if self.reason else ""
+
+    def took_s(self) -> float | None:
+        """Seconds from start to end; None when it never did both."""
+        return (self.finished_at - self.started_at).total_seconds() if self.started_at and self.finished_at else None
 
 
 class Attempt(models.Model):

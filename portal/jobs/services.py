@@ -38,9 +38,9 @@ def submit(
     Raises Refused with a FieldError for each thing wrong; then nothing is written.
     """
     parsed = parse(spec)
-    look_up(parsed)
     if idempotency_key and (first := Job.objects.filter(owner=user, idempotency_key=idempotency_key).first()):
         return _same(first, parsed, idempotency_key), False
+    look_up(parsed)
     try:
         with transaction.atomic():
             job = Job.objects.create(

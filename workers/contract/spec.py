@@ -27,7 +27,7 @@ def _known_version(value: int) -> int:
 
 
 def _slug(value: str) -> str:
-    if not SLUG.match(value):
+    if not SLUG.fullmatch(value):
         raise ValueError(f"{value!r} is not a name; use lower-case letters, digits, dots, dashes and underscores.")
     return value
 
@@ -214,7 +214,11 @@ class Order(Contract):
     spec_version: Version = SPEC_VERSION
     job: int
     attempt: int = Field(ge=1)
-    token: str = Field("", description="Names this very attempt, also across databases that count jobs alike.")
+    token: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9]{0,64}$",
+        description="Names this very attempt, also across databases that count jobs alike.",
+    )
     node: Slug
     spec: JobSpec
     model: ModelInput

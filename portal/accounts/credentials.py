@@ -1,0 +1,49 @@
+"""Who sends a request: the user of a bearer token, or of the browser session with a valid CSRF token.
+
+For views outside the REST router, which has its own. Knows nothing of what is asked.
+"""
+
+from enum import Enum
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.middleware.csrf import CsrfViewMiddleware
+
+from portal.accounts.services import authenticate
+
+
+class Denied(Enum):
+    """Why a request is not served."""
+
+    UNKNOWN = "unknown"
+    FORGED = "forged"
+
+
+def bearer(request: HttpRequest) -> str | None:
+    """The token of `Authorization: Bearer …`; None without that header."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+async def requester(request: HttpRequest) -> User | Denied:
+    """The user, or why not. A bearer token needs no CSRF token; a session does, on every method that changes things."""
+    token = bearer(request)
+    if token is not None:
+        return await sync_to_async(authenticate)(token) or Denied.UNKNOWN
+    user = await request.auser()
+    if not isinstance(user, User) or not user.is_active:
+        return Denied.UNKNOWN
+    return Denied.FORGED if forged(request) else user
+
+
+def forged(request: HttpRequest) -> bool:
+    """Whether Django's CSRF check refuses the request (asked here because the views are exempt for bearer clients)."""
+    check = CsrfViewMiddleware(lambda _: HttpResponse())
+    request.csrf_processing_done = False  # type: ignore[attr-defined]
+    check.process_request(request)
+    return isinstance(check.process_view(request, _no_view, (), {}), HttpResponseForbidden)
+
+
+def _no_view(_: HttpRequest) -> HttpResponse:
+    return HttpResponse()

@@ -1,0 +1,18 @@
+"""Reads tokens and the audit log. Writes nothing."""
+
+from django.contrib.auth.models import User
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from portal.accounts.models import ApiToken, AuditEntry
+
+
+def tokens(user: User) -> QuerySet[ApiToken]:
+    """The user's tokens that still work, newest first."""
+    live = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    return ApiToken.objects.filter(live, user=user, revoked_at=None).order_by("-created_at")
+
+
+def audit_entries() -> QuerySet[AuditEntry]:
+    """The audit log, newest first."""
+    return AuditEntry.objects.select_related("user").order_by("-at", "-pk")

@@ -1,0 +1,183 @@
+"""The job form, built from the contract's pydantic models: one field a spec field, one group a nested model.
+
+It turns strings into a spec and puts refusals on their fields; it validates nothing itself. Knows no rule of its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from django import forms
+from django.contrib.auth.models import User
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from portal.catalog.models import Adapter, Dataset, ModelProfile
+from portal.fleet.models import Node
+from portal.jobs import services
+from portal.jobs.models import Job
+from workers.contract.errors import FieldError, Refused
+from workers.contract.spec import DeepSpeedSettings, FinetuneSpec, LaunchSpec
+
+SPECS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec}
+NOT_ASKED = ("kind", "spec_version")
+FIRST: dict[str, tuple[str, ...]] = {
+    "finetune": (
+        "model", "dataset", "name", "adapter", "epochs", "max_steps", "micro_batch", "gradient_accumulation",
+        "context_length", "learning_rate", "lora__rank", "lora__alpha",
+    ),
+    "launch": ("model", "adapter", "name", "quantization", "context_length", "max_tokens", "temperature", "top_p"),
+}  # fmt: skip
+GROUPS = {"lora": "LoRA", "deepspeed": "DeepSpeed", "resources": "Where it runs", "": "More settings"}
+
+
+@dataclass
+class Group:
+    """Fields shown together. `fields` are bound fields."""
+
+    title: str
+    fields: list[forms.BoundField] = field(default_factory=list)
+
+
+def flat(spec: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(form field name, value) of every value of a spec: {'lora': {'rank': 8}} → ('lora__rank', 8)."""
+    for key, value in spec.items():
+        if isinstance(value, dict) and key != "labels":
+            yield from flat(value, f"{prefix}{key}__")
+        else:
+            yield f"{prefix}{key}", value
+
+
+class JobForm(forms.Form):
+    """A form for one kind of job. `spec` prefills it (defaults, a clone, or choices made elsewhere)."""
+
+    def __init__(self, kind: str, *, data: Any = None, spec: dict[str, Any] | None = None) -> None:
+        super().__init__(data)
+        self.kind = kind
+        self._spec_model = SPECS[kind]
+        for name, info in _leaves(self._spec_model):
+            self.fields[name] = _form_field(name, info)
+        self.initial = {name: _shown(value) for name, value in flat(spec or {}) if name in self.fields}
+
+    @property
+    def first(self) -> Group:
+        """What everyone fills in."""
+        return Group("", [self[name] for name in FIRST[self.kind]])
+
+    @property
+    def advanced(self) -> list[Group]:
+        """The rest, by nested model."""
+        groups = {prefix: Group(title) for prefix, title in GROUPS.items()}
+        for name in self.fields:
+            if name not in FIRST[self.kind]:
+                prefix = name.split("__")[0] if "__" in name else ""
+                groups[prefix].fields.append(self[name])
+        return [groups[prefix] for prefix in ("", "lora", "deepspeed", "resources") if groups[prefix].fields]
+
+    @property
+    def advanced_has_error(self) -> bool:
+        """Whether the folded part must be open for its error to be seen."""
+        return any(name not in FIRST[self.kind] for name in self.errors)
+
+    def submit(self, user: User, cloned_from: Job | None = None) -> Job | None:
+        """Submit the job; None when it was refused, with each sentence on its field."""
+        if not self.is_valid():
+            return None
+        try:
+            job, _ = services.submit(user, self._to_spec(), cloned_from=cloned_from)
+        except Refused as refused:
+            for error in refused.errors:
+                self.add_error(*self._place(error))
+            return None
+        return job
+
+    def _place(self, error: FieldError) -> tuple[str | None, str]:
+        name = error.field.replace(".", "__")
+        if name not in self.fields:
+            name = next((known for known in self.fields if known.startswith(f"{name}__")), "")
+        sentence = error.message.removeprefix(f"{error.field}: ")
+        return (name, sentence[:1].upper() + sentence[1:]) if name else (None, error.message)
+
+    def _to_spec(self) -> dict[str, Any]:
+        """The contract's shape; what was left empty is absent, so that its default holds."""
+        spec: dict[str, Any] = {"kind": self.kind}
+        for name, value in self.cleaned_data.items():
+            if value in ("", None):
+                continue
+            *path, last = name.split("__")
+            target = spec
+            for part in path:
+                target = target.setdefault(part, {})
+            target[last] = _labels(value) if name == "resources__labels" else value
+        if "zero_stage" not in spec.get("deepspeed", {}):
+            spec.pop("deepspeed", None)
+        return spec
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in model.model_fields.items():
+        if name in NOT_ASKED:
+            continue
+        nested = _nested(info.annotation)
+        if nested is not None:
+            yield from _leaves(nested, f"{prefix}{name}__")
+        else:
+            yield prefix + name, info
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+def _form_field(name: str, info: FieldInfo) -> forms.Field:
+    common: dict[str, Any] = {"label": info.title or name, "help_text": info.description or "", "required": False}
+    if info.annotation is bool:
+        return forms.BooleanField(**common, widget=forms.CheckboxInput(attrs={"class": "form-check-input"}))
+    choices = _choices(name, info)
+    if choices is not None:
+        widget: forms.Widget = forms.Select(choices=choices, attrs={"class": "form-select"})
+    else:
+        attrs = {"class": "form-control", "autocomplete": "off"}
+        if info.annotation in (int, float):
+            attrs["inputmode"] = "numeric" if info.annotation is int else "decimal"
+        widget = forms.TextInput(attrs=attrs)
+    initial = "" if info.is_required() else _shown(info.get_default(call_default_factory=True))
+    if name == "deepspeed__zero_stage":
+        initial = ""
+    return forms.CharField(**common, initial=initial, widget=widget, strip=True)
+
+
+def _choices(name: str, info: FieldInfo) -> list[tuple[str, str]] | None:
+    records: dict[str, Any] = {"model": ModelProfile, "dataset": Dataset, "adapter": Adapter, "resources__node": Node}
+    if name == "deepspeed__zero_stage":
+        stages = get_args(DeepSpeedSettings.model_fields["zero_stage"].annotation)
+        return [("", "off: the plain trainer"), *((str(stage), f"ZeRO stage {stage}") for stage in stages)]
+    if get_origin(info.annotation) is Literal:
+        return [(str(option), str(option)) for option in get_args(info.annotation)]
+    if name in records and not (name == "adapter" and "generated" in (info.description or "")):
+        optional = NoneType in get_args(info.annotation)
+        empty = {"resources__node": "any node", "adapter": "none: the base model"}.get(name, "choose one")
+        names = records[name].objects.order_by("name").values_list("name", flat=True)
+        known = [(option, option) for option in names]
+        return [("", empty), *known] if optional or len(known) != 1 else known
+    return None
+
+
+def _shown(value: Any) -> Any:
+    """A spec's value as the form shows it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={label}" for key, label in value.items())
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, float):
+        return f"{value:.12g}" if abs(value) >= 1e-4 or value == 0 else f"{value:g}"
+    return value
+
+
+def _labels(text: str) -> Any:
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        return text
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,0 +1,29 @@
+"""`attempt_in_a_process.py FOLDER BEHAVIOUR`: runs one attempt, prints its process ids; to be killed by a test."""
+
+import sys
+import threading
+from pathlib import Path
+
+from tests.workers.conftest import FAKE_CHILD, eventually, make_order
+from workers.artifacts import FsspecStore
+from workers.contract.spec import Order
+from workers.sinks import MemorySink
+from workers.supervisor import run_attempt
+
+if __name__ == "__main__":
+    folder, sink = Path(sys.argv[1]), MemorySink()
+
+    def tell() -> None:
+        results = eventually(lambda: [it.event for it in sink.envelopes if it.event.type == "result"])
+        print(*results[0].values["pids"], flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
+    run_attempt(
+        Order.model_validate(make_order(folder / "store")),
+        runs_dir=folder / "runs",
+        store=FsspecStore(f"file://{folder}/store", (), folder / "cache"),
+        sink=sink,
+        cancel=threading.Event(),
+        stop=threading.Event(),
+        command=[*FAKE_CHILD, sys.argv[2]],
+    )

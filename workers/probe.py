@@ -1,0 +1,107 @@
+"""What this node is (`probe`) and what its devices do now (`sample_devices`).
+
+GPUs through NVML where there are any, else the CPU as one device with the machine's RAM. Imports no torch: versions
+come from package metadata. Doesn't know who reads the profile.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from workers.contract.events import DeviceProfile, NodeProfile
+from workers.disk import read_bandwidth
+from workers.nvml import DeviceSample, Nvml, open_nvml
+from workers.settings import labels_from
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "bitsandbytes")
+_NCCL_WHEELS = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
+
+
+def probe(
+    name: str, *, address: str, home: Path, environment: Mapping[str, str], nvml: Nvml | None = None
+) -> NodeProfile:
+    """The profile of this node. `home`: where its runs and caches lie; bandwidth and free bytes are of that disk.
+
+    Takes seconds when the disk's speed was last measured more than a day ago. Raises SettingsError for bad labels.
+    """
+    nvml = nvml or open_nvml()
+    # A GPU that shares the machine's memory reports none of its own.
+    devices = tuple(
+        device if device.memory_bytes else device.model_copy(update={"memory_bytes": ram_bytes()})
+        for device in (nvml.devices() if nvml else ())
+    )
+    home.mkdir(parents=True, exist_ok=True)
+    return NodeProfile(
+        name=name,
+        address=address,
+        cores=_cores(),
+        ram_bytes=ram_bytes(),
+        disk_free_bytes=shutil.disk_usage(home).free,
+        disk_read_bytes_per_s=read_bandwidth(home),
+        driver=nvml.driver if nvml and devices else None,
+        cuda=nvml.cuda if nvml and devices else None,
+        versions=_versions(),
+        labels=labels_from(environment.get("LIFTOFF_NODE_LABELS", "")),
+        devices=devices or (_cpu(),),
+        links=nvml.links() if nvml else (),
+    )
+
+
+def sample_devices(nvml: Nvml | None = None) -> list[DeviceSample]:
+    """Each device now. The CPU's utilisation is that since the last call (0 at the first)."""
+    nvml = nvml or open_nvml()
+    samples = nvml.sample() if nvml else []
+    if samples:
+        return samples
+    memory = psutil.virtual_memory()
+    return [
+        DeviceSample(0, "cpu", _cpu_name(), psutil.cpu_percent(), memory.total - memory.available, ram_bytes(), None)
+    ]
+
+
+def ram_bytes() -> int:
+    """The machine's RAM, or the container's share of it (cgroup v2)."""
+    total = psutil.virtual_memory().total
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return total
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu() -> DeviceProfile:
+    return DeviceProfile(kind="cpu", index=0, name=_cpu_name(), memory_bytes=ram_bytes())
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what is installed, by package name; NCCL's is that of the wheel torch came with."""
+    found = {name: version for name in PACKAGES if (version := _version(name))}
+    nccl = next((version for wheel in _NCCL_WHEELS if (version := _version(wheel))), None)
+    return found | ({"nccl": nccl} if nccl else {})
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

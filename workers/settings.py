@@ -1,0 +1,104 @@
+"""How a worker is set up: environment variables read once, into one frozen dataclass.
+
+Doesn't know what the settings are used for.
+"""
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.contract.names import SLUG
+
+
+class SettingsError(ValueError):
+    """An environment variable is missing or wrong; the message names it and what would work."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Everything a worker process is told from outside."""
+
+    redis_url: str
+    """Broker, event streams and heartbeats: redis://, rediss:// or unix:// URL."""
+    node: str
+    """Name of this node, a slug; its Celery queue is `node.<name>`."""
+    address: str
+    """Host name or IP address under which the portal reaches models served here."""
+    home: Path
+    """Run directories, caches and the default artifact store; absolute."""
+    store: str
+    """Root of the artifact store: file:///… or s3://…"""
+    allowed_roots: tuple[str, ...]
+    """Other places that orders may name inputs from."""
+    metrics_host: str
+    metrics_port: int
+    """Prometheus exporter; port 0 takes a free one."""
+
+    @property
+    def runs_dir(self) -> Path:
+        """Run directories of this node: <home>/runs/<node>/<job>-<attempt>."""
+        return self.home / "runs" / self.node
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.home / "cache"
+
+
+def from_environment(environment: Mapping[str, str]) -> WorkerSettings:
+    """Read the LIFTOFF_* variables and REDIS_URL. Raises SettingsError."""
+    redis_url = environment.get("REDIS_URL", "")
+    if not redis_url:
+        raise SettingsError("REDIS_URL is not set; give the portal's Redis, e.g. REDIS_URL=redis://portal-host:6379/0.")
+    if redis_url.split("://")[0] not in ("redis", "rediss", "unix"):
+        raise SettingsError(
+            f"REDIS_URL: {_without_password(redis_url)!r} must start with redis://, rediss:// or unix://."
+        )
+    node = environment.get("LIFTOFF_NODE_NAME") or slugify(socket.gethostname())
+    if not SLUG.fullmatch(node):
+        raise SettingsError(
+            f"LIFTOFF_NODE_NAME: {node!r} is not a name; use lower-case letters, digits, dots, dashes and underscores."
+        )
+    home = Path(environment.get("LIFTOFF_HOME") or "var").resolve()
+    return WorkerSettings(
+        redis_url=redis_url,
+        node=node,
+        address=environment.get("LIFTOFF_NODE_ADDRESS") or "127.0.0.1",
+        home=home,
+        store=environment.get("LIFTOFF_STORE") or f"file://{home / 'store'}",
+        allowed_roots=_listed(environment.get("LIFTOFF_ALLOWED_ROOTS", "")),
+        metrics_host=environment.get("LIFTOFF_METRICS_HOST") or "127.0.0.1",
+        metrics_port=_port("LIFTOFF_METRICS_PORT", environment.get("LIFTOFF_METRICS_PORT") or "9400"),
+    )
+
+
+def slugify(hostname: str) -> str:
+    """A host name as a node name: lower case, other characters become dashes, at most 63."""
+    slug = re.sub(r"[^a-z0-9._-]+", "-", hostname.lower()).strip("-._")[:63]
+    return slug or "node"
+
+
+def labels_from(text: str) -> dict[str, str]:
+    """'a=b, c=d' as a dictionary. Raises SettingsError."""
+    labels = {}
+    for part in _listed(text):
+        key, sign, value = part.partition("=")
+        if not sign or not key.strip():
+            raise SettingsError(f"LIFTOFF_NODE_LABELS: {part!r} is not key=value; write e.g. zone=a,disk=nvme.")
+        labels[key.strip()] = value.strip()
+    return labels
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _port(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise SettingsError(f"{name}: {text!r} is not a port; use a number from 0 to 65535.")
+    return int(text)
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//", url)

@@ -1,0 +1,262 @@
+"""Carries out one attempt: claim, fetch, start, watch, store, and exactly one Finished at the end.
+
+Whatever happens, the last event says why it ended, and no process of the run is left. Doesn't know Celery, nor what
+the child does.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from workers.artifacts import ArtifactMissing, ArtifactStore
+from workers.child import Child, child_command, child_environment
+from workers.contract.events import Envelope, Finished, Log, Started
+from workers.contract.names import UnsafeURI
+from workers.contract.reasons import Outcome, Reason
+from workers.contract.spec import Order
+from workers.inputs import localised, write_order
+from workers.listening import Listener
+from workers.nvml import open_nvml
+from workers.output import Redactor
+from workers.results import upload
+from workers.sampling import SAMPLE_INTERVAL_S, Sampler
+from workers.shipping import Shipper
+from workers.sinks import EventSink
+from workers.spool import Spool, run_dir_name
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+Identity = tuple[int, int, str]
+"""(job, attempt, token)."""
+
+LAST_WORD_S = 30.0
+"""A child that has said Failed and doesn't end is ended after this."""
+
+SHIPPING_S = 2.0
+"""How long the end of an attempt waits for its events to be delivered; the shipper goes on by itself."""
+
+_POLL_S = 0.1
+_WRITE_TRIES = 30
+
+
+class End(NamedTuple):
+    """Why an attempt ends."""
+
+    reason: Reason
+    detail: str = ""
+
+
+class _Interrupted(Exception):
+    def __init__(self, end: End) -> None:
+        self.end = end
+
+
+def run_attempt(
+    order: Order,
+    *,
+    runs_dir: Path,
+    store: ArtifactStore,
+    sink: EventSink,
+    cancel: threading.Event,
+    stop: threading.Event,
+    command: Sequence[str] | None = None,
+) -> Reason | None:
+    """Run one attempt to its end; the reason, or None when it was claimed before (a duplicate delivery).
+
+    `cancel` ends this attempt, `stop` all of this worker's. `command`: run this instead of `workers.runtimes`.
+    Raises nothing: what goes wrong is in the Finished event.
+    """
+
+    def carry_out(spool: Spool) -> End:
+        return _Attempt(order, spool, store, cancel, stop).carry_out(command)
+
+    return _attempt((order.job, order.attempt, order.token), runs_dir, sink, carry_out)
+
+
+def refuse_attempt(identity: Identity, end: End, *, runs_dir: Path, sink: EventSink) -> Reason | None:
+    """End an attempt whose order can't even be read. As `run_attempt`."""
+    return _attempt(identity, runs_dir, sink, lambda _spool: end)
+
+
+def _attempt(identity: Identity, runs_dir: Path, sink: EventSink, carry_out: Callable[[Spool], End]) -> Reason | None:
+    run_dir = runs_dir.resolve() / run_dir_name(*identity)
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        if not _claim(run_dir):
+            log.info("Attempt %s was started before; this order is a duplicate.", run_dir.name)
+            return None
+        spool = Spool(run_dir, *identity)
+    except OSError as error:
+        return _refuse_without_disk(identity, sink, f"The node cannot write to {runs_dir}: {error.strerror}.")
+    shipper = Shipper(spool, sink).start()
+    log.info("Attempt %s starts.", run_dir.name)
+    try:
+        end = carry_out(spool)
+    except Exception as error:
+        log.exception("Attempt %s ended with an error of the worker.", run_dir.name)
+        end = End(Reason.CRASHED, f"The worker could not carry out the run: {type(error).__name__}: {error}")
+    _write_end(spool, end)
+    shipper.wait(SHIPPING_S)
+    log.info("Attempt %s ended: %s. %s", run_dir.name, end.reason, end.detail)
+    return end.reason
+
+
+def _claim(run_dir: Path) -> bool:
+    """Make the run directory; False when it is there, and so the attempt is taken."""
+    try:
+        run_dir.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_end(spool: Spool, end: End) -> None:
+    """On a full disk, try for half a minute; after that recovery writes it at the worker's next start."""
+    for _ in range(_WRITE_TRIES):
+        try:
+            spool.append(Finished(reason=end.reason, detail=end.detail))
+        except OSError as error:
+            log.warning("Run %s: its end cannot be written (%s).", spool.run_dir.name, error)
+            time.sleep(1)
+        else:
+            return
+
+
+def _refuse_without_disk(identity: Identity, sink: EventSink, detail: str) -> Reason:
+    job, attempt, token = identity
+    log.error("Attempt %s: %s", run_dir_name(*identity), detail)
+    finished = Finished(reason=Reason.CRASHED, detail=detail)
+    try:
+        sink.ship([Envelope(job=job, attempt=attempt, token=token, seq=1, at=time.time(), event=finished)])
+    except ConnectionError as error:
+        log.error("Attempt %s: nor can that be told (%s).", run_dir_name(*identity), error)
+    return Reason.CRASHED
+
+
+class _Attempt:
+    """The middle of an attempt, between claim and Finished."""
+
+    def __init__(
+        self, order: Order, spool: Spool, store: ArtifactStore, cancel: threading.Event, stop: threading.Event
+    ) -> None:
+        self._order = order
+        self._spool = spool
+        self._run_dir = spool.run_dir
+        self._store = store
+        self._cancel = cancel
+        self._stop = stop
+
+    def carry_out(self, command: Sequence[str] | None) -> End:
+        try:
+            order = self._unless_interrupted(lambda: localised(self._order, self._store))
+            write_order(order, self._run_dir)
+            end = self._run_child(command or child_command(self._run_dir))
+            return self._store_results() if end.reason is Reason.COMPLETED else end
+        except _Interrupted as interrupted:
+            return interrupted.end
+        except ArtifactMissing as error:
+            return End(Reason.ARTIFACT_MISSING, str(error))
+        except UnsafeURI as error:
+            return End(Reason.INVALID_INPUT, str(error))
+
+    def _run_child(self, command: Sequence[str]) -> End:
+        child = Child(command, child_environment(self._order, self._run_dir, os.environ), self._run_dir)
+        known_secrets = [self._order.serve_token] if self._order.serve_token else []
+        listener = Listener(self._spool, Redactor(known_secrets), child.output_fd, child.events_fd)
+        try:
+            self._spool.append(Started(pid=child.pid, run_dir=str(self._run_dir)))
+            listener.start()
+            status = self._watch(child, listener)
+        finally:
+            child.stop()
+            listener.join(timeout_s=5)
+        return self._explain(status, listener)
+
+    def _watch(self, child: Child, listener: Listener) -> int:
+        """Sample until the child ends; its exit status. Raises _Interrupted, or OSError when the disk is full."""
+        nvml = open_nvml() if any(device.kind == "cuda" for device in self._order.devices) else None
+        sampler = Sampler(child.guard_pid, self._order.devices, nvml)
+        sample_at = time.monotonic() + SAMPLE_INTERVAL_S
+        while (status := child.ended(_POLL_S)) is None:
+            self._raise_if_interrupted()
+            if listener.broken:
+                raise listener.broken
+            now = time.monotonic()
+            if listener.failed and now > listener.failed_at + LAST_WORD_S:
+                return child.stop()
+            if now >= sample_at:
+                self._spool.append(sampler.sample())
+                sample_at = now + SAMPLE_INTERVAL_S
+        return status
+
+    def _explain(self, status: int, listener: Listener) -> End:
+        # A service manager may have told the child to stop before it told us.
+        if status != 0 and (self._cancel.is_set() or self._stop.wait(0.3)):
+            self._raise_if_interrupted()
+        if listener.failed:
+            said = listener.failed
+            reason = said.reason if said.reason.outcome is Outcome.FAILED else Reason.CRASHED
+            return End(reason, said.detail)
+        line = listener.last_error_line()
+        if status == 0:
+            return End(Reason.COMPLETED)
+        if status < 0:
+            return End(Reason.KILLED, f"Ended by {_signal_name(-status)}." + (f" Last line: {line}" if line else ""))
+        return End(Reason.CRASHED, f"Exit status {status}: {line or 'nothing was printed.'}")
+
+    def _store_results(self) -> End:
+        def store() -> None:
+            for artifact in upload(self._run_dir, self._order.result_uri, self._store):
+                self._spool.append(artifact)
+
+        try:
+            self._unless_interrupted(store)
+        except (OSError, UnsafeURI, ImportError) as error:
+            return End(Reason.CRASHED, f"The run completed, but its output could not be stored: {error}")
+        return End(Reason.COMPLETED)
+
+    def _raise_if_interrupted(self) -> None:
+        if self._cancel.is_set():
+            end = End(Reason.CANCELLED)
+        elif self._stop.is_set():
+            end = End(Reason.WORKER_STOPPED, "The worker was told to stop.")
+        else:
+            return
+        self._spool.append(Log(stream="supervisor", text=f"Stopping: {end.reason.sentence}"))
+        raise _Interrupted(end)
+
+    def _unless_interrupted(self, work: Callable[[], Value]) -> Value:
+        """Do slow work that can't be interrupted in a thread that can be left alone."""
+        self._raise_if_interrupted()
+        results: list[Value] = []
+        errors: list[BaseException] = []
+
+        def do() -> None:
+            try:
+                results.append(work())
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=do, name=f"work-{self._run_dir.name}", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_POLL_S)
+            if thread.is_alive():
+                self._raise_if_interrupted()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
