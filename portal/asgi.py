@@ -7,12 +7,17 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.db import connections
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 http = get_asgi_application()
 
 from portal.body_limit import BodyLimit  # noqa: E402
 from portal.live.routing import websocket_urlpatterns  # noqa: E402 - needs Django set up
+
+# Under ASGI each request has a thread of its own; a connection kept for the next one would only pile up.
+for alias in connections:
+    connections.settings[alias]["CONN_MAX_AGE"] = 0
 
 application = ProtocolTypeRouter(
     {

@@ -46,7 +46,7 @@ def _secret_key() -> str:
 
 
 def _embedded_redis_socket() -> Path:
-    """Where the bundled Redis listens. A Unix socket's path holds about 100 bytes: a deep home moves to the temp dir."""
+    """Where the bundled Redis listens. A Unix socket's path holds 100 bytes or so: a deep home moves to the temp dir."""
     path = LIFTOFF_HOME / "redis" / "valkey.sock"
     if len(str(path).encode()) < 100:
         return path
@@ -110,6 +110,7 @@ INSTALLED_APPS = [
     "portal.telemetry",
     "portal.live",
     "portal.local",
+    "portal.pages",
     "portal.api",
 ]
 
@@ -131,6 +132,7 @@ AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contri
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_RESET_ON_SUCCESS = True
+AXES_LOCKOUT_TEMPLATE = "registration/lockout.html"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
@@ -171,6 +173,7 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = LIFTOFF_HOME / "static"
+STATIC_ROOT.mkdir(exist_ok=True)
 NODE_MODULES = BASE_DIR / "node_modules"
 STATICFILES_DIRS: list[Path | tuple[str, Path]] = [BASE_DIR / "static"]
 for _name, _folder in {
@@ -211,7 +214,14 @@ CONTENT_SECURITY_POLICY = {
     },
 }
 
-UNFOLD = {"SITE_TITLE": "Liftoff", "SITE_HEADER": "Liftoff", "SITE_URL": "/", "SHOW_HISTORY": True}
+UNFOLD = {
+    "SITE_TITLE": "Liftoff",
+    "SITE_HEADER": "Liftoff",
+    "SITE_SYMBOL": "rocket_launch",
+    "SITE_URL": "/",
+    "SHOW_HISTORY": True,
+    "SIDEBAR": {"show_search": True, "navigation": "portal.admin_navigation.navigation"},
+}
 
 LOGGING = {
     "version": 1,

@@ -37,9 +37,15 @@ async def requester(request: HttpRequest) -> User | Denied:
     return Denied.FORGED if forged(request) else user
 
 
+class _CsrfCheck(CsrfViewMiddleware):
+    def _reject(self, request: HttpRequest, reason: str) -> HttpResponseForbidden:
+        """The bare answer: Django's would draw a page, which may read the database."""
+        return HttpResponseForbidden(reason)
+
+
 def forged(request: HttpRequest) -> bool:
     """Whether Django's CSRF check refuses the request (asked here because the views are exempt for bearer clients)."""
-    check = CsrfViewMiddleware(lambda _: HttpResponse())
+    check = _CsrfCheck(lambda _: HttpResponse())
     request.csrf_processing_done = False  # type: ignore[attr-defined]
     check.process_request(request)
     return isinstance(check.process_view(request, _no_view, (), {}), HttpResponseForbidden)

@@ -6,12 +6,15 @@ Every bad row is reported with its number and reason. Pure but for parsing; know
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from workers.contract.errors import FieldError, Refused
 
 MAX_SHOWN = 20
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""NUL and halves of surrogate pairs: JSON can spell them, UTF-8 or a database can't hold them."""
 Row = dict[str, Any]
 REQUIRED = {
     "messages": ("messages",),
@@ -70,6 +73,8 @@ def check(rows: list[tuple[int, Row | str]], format_: str, field: str) -> list[R
     bad: list[FieldError] = []
     for number, row in rows:
         outcome = row if isinstance(row, str) else canonical(row, format_)
+        if isinstance(outcome, dict) and not _storable(outcome):
+            outcome = "it holds a NUL or half of a surrogate pair, which is not text"
         if isinstance(outcome, str):
             bad.append(FieldError(field, number, f"{field}: row {number}: {outcome}."))
         else:
@@ -81,6 +86,12 @@ def check(rows: list[tuple[int, Row | str]], format_: str, field: str) -> list[R
     if not good:
         raise Refused.at(field, None, f"{field}: the file has no rows.")
     return good
+
+
+def _storable(row: Row) -> bool:
+    """Whether files and databases can hold its text."""
+    texts = [turn["content"] for turn in row["messages"]] if "messages" in row else row.values()
+    return not any(NO_TEXT.search(text) for text in texts)
 
 
 def canonical(row: Row, format_: str) -> Row | str:

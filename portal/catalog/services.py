@@ -180,6 +180,8 @@ def _check_name(name: str, what: str, records: type[ModelProfile] | type[Dataset
             f"name: {name!r} is not a name; use lower-case letters, digits, dots, dashes and underscores, "
             "starting with a letter or digit.",
         )
+    if name == "new":
+        raise Refused.at("name", name, "name: 'new' is the page that adds one; choose another name.")
     if records.objects.filter(name=name).exists():
         raise _taken(what, name)
 

@@ -55,9 +55,11 @@ class JobForm(forms.Form):
     def __init__(self, kind: str, *, data: Any = None, spec: dict[str, Any] | None = None) -> None:
         super().__init__(data)
         self.kind = kind
-        self._spec_model = SPECS[kind]
-        for name, info in _leaves(self._spec_model):
+        self._options: dict[str, dict[str, Any]] = {}
+        for name, info in _leaves(SPECS[kind]):
             self.fields[name] = _form_field(name, info)
+            if get_origin(info.annotation) is Literal:
+                self._options[name] = {str(option): option for option in get_args(info.annotation)}
         self.initial = {name: _shown(value) for name, value in flat(spec or {}) if name in self.fields}
 
     @property
@@ -109,7 +111,9 @@ class JobForm(forms.Form):
             target = spec
             for part in path:
                 target = target.setdefault(part, {})
-            target[last] = _labels(value) if name == "resources__labels" else value
+            target[last] = (
+                _labels(value) if name == "resources__labels" else self._options.get(name, {}).get(value, value)
+            )
         if "zero_stage" not in spec.get("deepspeed", {}):
             spec.pop("deepspeed", None)
         return spec

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 def label_instruction(labels: Sequence[str]) -> str:
     """The system message of a classification prompt: names the classes."""
-    return f"Answer with the class of the text, one of: {', '.join(labels)}."
+    return f"Answer with one class: {', '.join(labels)}."
 
 
 def label_messages(text: str, labels: Sequence[str]) -> list[dict[str, str]]:

@@ -1,0 +1,119 @@
+"""/nodes: the cluster's machines, their devices and who holds those. Drain and resume are for staff."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from django.http import HttpRequest
+from ninja import Path, Router, Schema
+from pydantic import Field
+
+from portal.api.authentication import staff_of
+from portal.api.paging import Limit, Offset, Page, page
+from portal.api.problems import CODES, FIND_CODES, NotFound
+from portal.fleet import selectors, services
+from portal.fleet.models import Node
+from portal.jobs.selectors import holders
+from workers.contract.spec import Slug
+
+router = Router(tags=["nodes"])
+
+Name = Annotated[Slug, Path()]
+
+
+class Device(Schema):
+    """One accelerator; the CPU counts as one where there is no GPU."""
+
+    kind: Literal["cuda", "cpu"]
+    index: int
+    name: str
+    memory_bytes: int
+    power_limit_w: float | None
+    compute_capability: str
+    present: bool = Field(description="Seen at the last probe.")
+    held_by: int | None = Field(description="The job that holds it.")
+
+
+class Link(Schema):
+    """How two devices reach each other."""
+
+    a: int
+    b: int
+    kind: str
+    detail: str
+
+
+class NodeOut(Schema):
+    """One machine with a worker."""
+
+    name: str
+    address: str
+    state: Literal["active", "draining"]
+    online: bool
+    cores: int
+    ram_bytes: int
+    disk_free_bytes: int
+    disk_read_bytes_per_s: float | None
+    driver: str
+    cuda: str
+    versions: dict[str, str]
+    labels: dict[str, str]
+    last_seen_at: datetime | None
+    devices: list[Device]
+    links: list[Link]
+
+
+def shape(node: Node) -> dict[str, Any]:
+    """The NodeOut of a node."""
+    held = holders()
+    columns = (
+        "name", "address", "state", "cores", "ram_bytes", "disk_free_bytes", "disk_read_bytes_per_s",
+        "driver", "cuda", "versions", "labels", "last_seen_at",
+    )  # fmt: skip
+    device_columns = ("kind", "index", "name", "memory_bytes", "power_limit_w", "compute_capability", "present")
+    return {
+        **{column: getattr(node, column) for column in columns},
+        "online": selectors.is_online(node),
+        "devices": [
+            {
+                **{column: getattr(device, column) for column in device_columns},
+                "held_by": held[device.pk].pk if device.pk in held else None,
+            }
+            for device in node.accelerators.all()
+        ],
+        "links": list(node.links.all()),
+    }
+
+
+def find(name: str) -> Node:
+    """The node. Raises NotFound."""
+    try:
+        return selectors.nodes().get(name=name)
+    except Node.DoesNotExist:
+        raise NotFound("name", "node", name) from None
+
+
+@router.get("", response={200: Page[NodeOut], **CODES}, summary="List nodes")
+def list_nodes(request: HttpRequest, limit: Limit, offset: Offset) -> dict[str, Any]:
+    return page(selectors.nodes(), limit, offset, shape)
+
+
+@router.get("/{name}", response={200: NodeOut, **FIND_CODES}, summary="One node")
+def get_node(request: HttpRequest, name: Name) -> dict[str, Any]:
+    return shape(find(name))
+
+
+@router.post("/{name}/drain", response={200: NodeOut, **FIND_CODES}, summary="Let nothing new start on it (staff)")
+def drain(request: HttpRequest, name: Name) -> dict[str, Any]:
+    return _set(request, name, Node.State.DRAINING)
+
+
+@router.post("/{name}/resume", response={200: NodeOut, **FIND_CODES}, summary="Let jobs start on it again (staff)")
+def resume(request: HttpRequest, name: Name) -> dict[str, Any]:
+    return _set(request, name, Node.State.ACTIVE)
+
+
+def _set(request: HttpRequest, name: str, state: str) -> dict[str, Any]:
+    staff = staff_of(request)
+    node = find(name)
+    services.set_state(staff, node, state)
+    return shape(node)

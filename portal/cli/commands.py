@@ -1,0 +1,85 @@
+"""The command line: which commands there are, what they take, and how a failure ends."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from portal.cli import jobs, lists
+from portal.cli.client import Portal, Problem
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+Command = Callable[[Portal, argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status; sentences about a failure go to standard error."""
+    args = parser().parse_args(argv)
+    run: Command = args.run
+    try:
+        portal = Portal(os.environ.get("LIFTOFF_URL") or DEFAULT_URL, os.environ.get("LIFTOFF_TOKEN", ""))
+        return run(portal, args)
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return problem.status
+    except KeyboardInterrupt:
+        print("\nStopped watching; what runs goes on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and its arguments."""
+    whole = argparse.ArgumentParser(
+        prog="liftoff",
+        description="Liftoff from a terminal. LIFTOFF_URL names the portal, LIFTOFF_TOKEN is an API token.",
+        epilog="Exit status: 0 done; 1 the job failed or was cancelled; 2 wrong usage or refused; 4 no portal.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print what the portal answers")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, about: str, *, job: bool = False) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(name, parents=[common], help=about, description=about)
+        command.set_defaults(run=run)
+        if job:
+            command.add_argument("job", metavar="JOB", type=int, help="number of the job")
+        return command
+
+    submit = add("submit", jobs.submit, "submit a job")
+    submit.add_argument("spec", metavar="SPEC", help="JSON file of the job's spec; - reads the input")
+    submit.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. --set lora.rank=8")
+    submit.add_argument("--wait", action="store_true", help="until it is over, or until a launched model answers")
+    submit.add_argument("--idempotency-key", metavar="KEY", help="the same key gives the same job again")
+    add("status", jobs.status, "how a job is doing", job=True)
+    logs = add("logs", jobs.logs, "what a job prints", job=True)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job is over")
+    logs.add_argument("-n", "--lines", type=int, default=100, help="only this many last lines (100)")
+    metrics = add("metrics", jobs.metrics, "a job's series", job=True)
+    metrics.add_argument("--names", help="with commas, e.g. loss,grad_norm")
+    events = add("events", jobs.events, "a job's events, one JSON object a line", job=True)
+    events.add_argument("--since", metavar="ATTEMPT.SEQ", help="only newer ones")
+    add("cancel", jobs.cancel, "stop a job", job=True)
+    artifacts = add("artifacts", jobs.artifacts, "what a job made", job=True)
+    artifacts.add_argument("--download", metavar="DIR", help="fetch every file into DIR/ATTEMPT/")
+
+    listing = add("jobs", lists.jobs, "list jobs")
+    listing.add_argument("--status", help="a status, or live")
+    listing.add_argument("--limit", type=int, default=50)
+    add("models", lists.models, "list models")
+    add("datasets", lists.datasets, "list datasets")
+    add("nodes", lists.nodes, "list nodes")
+    dataset = commands.add_parser("dataset", help="add a dataset").add_subparsers(required=True, metavar="ACTION")
+    adding = dataset.add_parser("add", parents=[common], help="upload a JSONL, JSON, CSV or Parquet file")
+    adding.set_defaults(run=lists.add_dataset)
+    adding.add_argument("name", metavar="NAME")
+    adding.add_argument("file", metavar="FILE")
+    adding.add_argument("--test", metavar="FILE", help="held-out rows; without it a fifth of FILE is held out")
+    adding.add_argument("--format", default="auto", help="auto, messages, prompt_completion, text or text_label")
+    chat = add("chat", lists.chat, "ask a launched model")
+    chat.add_argument("model", metavar="MODEL")
+    chat.add_argument("prompt", metavar="PROMPT")
+    chat.add_argument("--max-tokens", type=int)
+    return whole

@@ -1,0 +1,69 @@
+"""What the commands print: tables, jobs, progress, JSON. Knows nothing of where it comes from."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Indented, for people and programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Columns as wide as their widest cell; None is a dash."""
+    cells = [list(heads), *[["–" if cell is None else str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+class Ticker:
+    """The line that changes: rewritten in place on a terminal, a new line a change elsewhere. On standard error."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+        self._live = sys.stderr.isatty()
+
+    def show(self, job: dict[str, Any]) -> None:
+        """Draw the job's progress, if it looks different from before."""
+        line = progress(job, bar=self._live)
+        if line == self._shown:
+            return
+        self._shown = line
+        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._live and self._shown:
+            print(file=sys.stderr)
+
+
+def progress(job: dict[str, Any], *, bar: bool) -> str:
+    """One line: status, phase, and with `bar` what changes often: work done and time to go."""
+    words = [job["status"], job["phase"]]
+    if job["queue"]:
+        words.append(job["queue"]["waiting_for"])
+    done, total = job["progress"]["done"], job["progress"]["total"]
+    if bar and total:
+        filled = round(24 * min(done / total, 1))
+        words.append(f"[{'█' * filled}{'·' * (24 - filled)}] {done:g}/{total:g} {job['progress']['unit']}")
+        if job["progress"]["eta_s"] is not None:
+            words.append(f"{job['progress']['eta_s']:.0f} s to go")
+    return "  ".join(word for word in words if word)
+
+
+def print_job(job: dict[str, Any]) -> None:
+    """A job on a few lines."""
+    print(f"Job #{job['id']} {job['name']}: {progress(job, bar=True)}")
+    if job["sentence"]:
+        print(f"  {job['sentence']} {job['detail']}".rstrip())
+    if job["node"]:
+        print(f"  on {job['node']}: {', '.join(job['devices'])}")
+    for name, values in job["results"].items():
+        print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+    if job["adapter"]:
+        print(f"  adapter: {job['adapter']}")
+    if job["endpoint"]:
+        print(f"  answers as {job['endpoint']['model']}: liftoff chat {job['endpoint']['model']} 'Hello'")

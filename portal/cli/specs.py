@@ -1,0 +1,58 @@
+"""Reads a job's spec from a file or the input, and lays `--set path=value` over it. Calls nobody."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from portal.cli.client import Problem
+from workers.contract.errors import unknown_name
+from workers.contract.spec import FinetuneSpec, LaunchSpec
+
+KINDS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec}
+
+
+def read(source: str, changes: list[str]) -> dict[str, Any]:
+    """The spec at `source` ('-': standard input) with `changes` set. Raises Problem."""
+    try:
+        spec = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
+    except OSError as error:
+        raise Problem(
+            f"SPEC: {source!r} can't be read ({error.strerror}); name a JSON file, or - for the input."
+        ) from None
+    except ValueError as error:
+        raise Problem(f"SPEC: {source!r} is not JSON ({error}).") from None
+    if not isinstance(spec, dict):
+        raise Problem(f"SPEC: {source!r} holds no object with named fields.")
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise Problem(f"--set: {change!r} sets nothing; write path=value, e.g. lora.rank=8.")
+        value: Any = text
+        with contextlib.suppress(ValueError):
+            value = json.loads(text)
+        _check_path(path, spec.get("kind"))
+        *parents, last = path.split(".")
+        place = spec
+        for part in parents:
+            if not isinstance(place.get(part), dict):
+                place[part] = {}
+            place = place[part]
+        place[last] = value
+    return spec
+
+
+def _check_path(path: str, kind: Any) -> None:
+    """A misspelt field would be ignored silently. A kind that only the portal knows is left to it."""
+    model = KINDS.get(kind) if isinstance(kind, str) else None
+    for part in path.split("."):
+        if model is None:
+            return
+        if part not in model.model_fields:
+            raise Problem(unknown_name(path, "field", part, model.model_fields).message)
+        annotation = model.model_fields[part].annotation
+        models = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+        model = next((one for one in models if issubclass(one, BaseModel)), None)

@@ -1,0 +1,11 @@
+"""Pages of the nodes."""
+
+from django.urls import path
+
+from portal.pages import node_views
+
+urlpatterns = [
+    path("nodes/", node_views.node_list, name="nodes"),
+    path("nodes/<str:name>/", node_views.node_page, name="node"),
+    path("nodes/<str:name>/state/", node_views.node_state, name="node-state"),
+]

@@ -1,0 +1,103 @@
+"""Pages of the nodes: the inventory with the jobs that hold it. Drain and resume are for staff."""
+
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from portal.accounts.requests import SignedInRequest
+from portal.fleet import selectors, services
+from portal.fleet.models import Accelerator, Node
+from portal.jobs.models import Job
+from portal.jobs.selectors import holders
+from workers.contract.errors import Refused
+from workers.contract.names import SLUG
+
+
+@dataclass(frozen=True)
+class Device:
+    """An accelerator and the job that holds it."""
+
+    device: Accelerator
+    job: Job | None
+
+
+@dataclass(frozen=True)
+class ShownNode:
+    """A node as its pages show it. `devices` are those seen at the last probe, `missing` those no more."""
+
+    node: Node
+    online: bool
+    devices: list[Device]
+    missing: list[Device]
+
+    @property
+    def free(self) -> int:
+        """Devices no job holds."""
+        return sum(device.job is None for device in self.devices)
+
+    @property
+    def word(self) -> str:
+        """The state as one word."""
+        if not self.online:
+            return "offline"
+        return "draining" if self.node.state == Node.State.DRAINING else "online"
+
+
+@require_safe
+@login_required
+def node_list(request: SignedInRequest) -> HttpResponse:
+    """Every node, its devices and who holds them."""
+    held = holders()
+    context = {
+        "nodes": [_shown(node, held) for node in selectors.nodes()],
+        "redis_is_embedded": settings.REDIS_IS_EMBEDDED,
+    }
+    return render(request, "fleet/nodes.html", context)
+
+
+@require_safe
+@login_required
+def node_page(request: SignedInRequest, name: str) -> HttpResponse:
+    """One node."""
+    return render(request, "fleet/node.html", {"shown": _shown(_find(name), holders())})
+
+
+@require_POST
+@login_required
+def node_state(request: SignedInRequest, name: str) -> HttpResponse:
+    """Drain or resume a node: `state` is draining or active."""
+    if not request.user.is_staff:
+        raise PermissionDenied("Only staff drains and resumes nodes.")
+    node = _find(name)
+    try:
+        services.set_state(request.user, node, request.POST.get("state", ""))
+    except Refused as refused:
+        messages.error(request, str(refused))
+    else:
+        draining = node.state == Node.State.DRAINING
+        what = "finishes what it runs, and nothing new starts on it" if draining else "takes jobs again"
+        messages.success(request, f"{node.name} {what}.")
+    return redirect("node", name=node.name)
+
+
+def _shown(node: Node, held: dict[int, Job]) -> ShownNode:
+    devices = [Device(device, held.get(device.pk)) for device in node.accelerators.all()]
+    return ShownNode(
+        node=node,
+        online=selectors.is_online(node),
+        devices=[entry for entry in devices if entry.device.present],
+        missing=[entry for entry in devices if not entry.device.present],
+    )
+
+
+def _find(name: str) -> Node:
+    node = selectors.nodes().filter(name=name).first() if SLUG.fullmatch(name) else None
+    if node is None:
+        raise Http404("There is no node of this name.")
+    return node

@@ -1,0 +1,114 @@
+"""Home and the page of one job. Reads selectors of every app, writes nothing."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from portal.accounts.requests import SignedInRequest
+from portal.catalog import selectors as catalog
+from portal.catalog.artifacts import list_artifact
+from portal.fleet import selectors as fleet
+from portal.jobs import selectors as jobs
+from portal.jobs.forms import flat
+from portal.jobs.models import Job
+from portal.telemetry.selectors import snapshot
+from workers.contract.names import UnsafeURI
+
+RESULT_ROWS = (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("loss", "Loss a token"), ("rows", "Rows"))
+
+
+@require_safe
+@login_required
+def home(request: SignedInRequest) -> HttpResponse:
+    """What runs, what waits, what is free; and the next step of a new user."""
+    held = jobs.holders()
+    nodes = [
+        {
+            "node": node,
+            "online": fleet.is_online(node),
+            "devices": [
+                {"device": device, "job": held.get(device.pk)} for device in node.accelerators.all() if device.present
+            ],
+        }
+        for node in fleet.nodes()
+    ]
+    return render(
+        request,
+        "home.html",
+        {
+            "live": jobs.jobs(status="live")[:8],
+            "recent": jobs.jobs().filter(finished_at__isnull=False)[:8],
+            "nodes": nodes,
+            "adapters": catalog.adapters()[:6],
+            "models": catalog.models().count(),
+            "datasets": catalog.datasets().count(),
+        },
+    )
+
+
+@require_safe
+@login_required
+def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
+    """One job, live. With `?part=state` only what a change of state redraws."""
+    try:
+        job = jobs.get_job(pk)
+    except Job.DoesNotExist:
+        raise Http404(f"There is no job #{pk}.") from None
+    seen = snapshot(job)
+    context = {
+        "job": seen,
+        "record": job,
+        "comparison": _comparison(seen["results"]),
+        "training": seen["results"].get("training"),
+        "sample": _sample(seen["results"]),
+        "files": _files(seen),
+        "settings": _settings(job.spec),
+    }
+    return render(request, "jobs/_state.html" if request.GET.get("part") == "state" else "jobs/job.html", context)
+
+
+def _comparison(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Figures before and after, a row each; empty until there are any."""
+    before, after = results.get("test_before", {}), results.get("test_after", {})
+    return [
+        {"name": name, "before": before.get(key), "after": after.get(key)}
+        for key, name in RESULT_ROWS
+        if before.get(key) is not None or after.get(key) is not None
+    ]
+
+
+def _sample(results: dict[str, Any]) -> dict[str, Any] | None:
+    before, after = results.get("test_before", {}).get("sample"), results.get("test_after", {}).get("sample")
+    if not before and not after:
+        return None
+    shown = after or before
+    return {
+        "prompt": shown.get("prompt"),
+        "expected": shown.get("expected"),
+        "before": (before or {}).get("answer"),
+        "after": (after or {}).get("answer"),
+    }
+
+
+def _files(seen: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every file of every artifact, with the link that downloads it."""
+    found = []
+    for artifact in seen["artifacts"]:
+        try:
+            names = list_artifact(artifact["uri"])
+        except (OSError, UnsafeURI):
+            names = []
+        base = f"/api/v1/jobs/{seen['id']}/artifacts/{artifact['attempt']}/{artifact['name']}"
+        found += [
+            {"name": name, "bytes": size, "kind": artifact["kind"], "href": f"{base}?{urlencode({'file': name})}"}
+            for name, size in names
+        ]
+    return found
+
+
+def _settings(spec: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name.replace("__", "."), value) for name, value in flat(spec) if name not in ("kind", "spec_version")]

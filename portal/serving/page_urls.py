@@ -1,0 +1,7 @@
+"""Pages of launched models."""
+
+from django.urls import path
+
+from portal.serving import views
+
+urlpatterns = [path("chat/<int:pk>/", views.chat, name="chat")]

@@ -1,0 +1,47 @@
+"""Writes where launched models answer. Knows nothing of what is asked of them."""
+
+import logging
+from urllib.parse import urlsplit
+
+from portal.accounts.services import audit
+from portal.jobs.models import Attempt
+from portal.serving.models import Endpoint
+
+log = logging.getLogger(__name__)
+
+
+def mark_ready(attempt: Attempt, url: str, model_name: str) -> Endpoint | None:
+    """Record that the attempt's server answers at `url`; saying it again changes nothing.
+
+    The word comes from a worker, so only http://host:port on the address its node is registered with is believed:
+    the portal will call that URL. Anything else is written to the log and the audit log, and None is returned.
+    """
+    reason = distrust(url, attempt.node.address)
+    if reason:
+        log.warning("job %s attempt %s: endpoint %r refused: %s", attempt.job_id, attempt.number, url, reason)
+        audit(None, "refuse endpoint", f"job #{attempt.job_id} attempt {attempt.number}", f"{url[:200]}: {reason}")
+        return None
+    endpoint, _ = Endpoint.objects.update_or_create(
+        attempt=attempt, defaults={"url": url.rstrip("/"), "model_name": model_name[:80]}
+    )
+    return endpoint
+
+
+def distrust(url: str, address: str) -> str:
+    """Why the portal must not call `url` for a node at `address`; empty when it may."""
+    try:
+        split = urlsplit(url)
+        host, port = split.hostname, split.port
+    except ValueError:
+        return "it is not a URL."
+    if len(url) > 300:
+        return f"{len(url)} characters are more than the 300 a URL may have here."
+    if split.scheme != "http":
+        return f"its scheme is {split.scheme!r}; use http://."
+    if host is None or host != address.strip("[]").lower():
+        return f"its host is {host!r}, but the node is registered at {address!r}."
+    if port is None:
+        return "it names no port."
+    if split.username is not None or split.path not in ("", "/") or split.query or split.fragment:
+        return "it holds more than http://host:port."
+    return ""

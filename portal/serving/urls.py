@@ -1,0 +1,11 @@
+"""The OpenAI-compatible API, to be included at /v1/."""
+
+from django.urls import path, re_path
+
+from portal.serving import gateway
+
+urlpatterns = [
+    path("models", gateway.models, name="gateway-models"),
+    path("chat/completions", gateway.chat_completions, name="gateway-chat"),
+    re_path(r"", gateway.nothing_here),
+]

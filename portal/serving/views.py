@@ -1,0 +1,77 @@
+"""The chat page of a launch: the chat once the model answers, else what it waits for. Reads, writes nothing.
+
+Knows nothing of the conversation: the browser holds it and asks the gateway.
+"""
+
+from dataclasses import dataclass
+
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from portal.accounts.requests import SignedInRequest
+from portal.catalog.models import Adapter, Dataset
+from portal.catalog.selectors import get_adapter
+from portal.jobs.lifecycle import FINAL, Status
+from portal.jobs.models import Job
+from portal.jobs.selectors import get_job
+from portal.serving.selectors import live_endpoint, request_name
+from workers.contract.prompts import label_instruction
+from workers.contract.spec import LaunchSpec
+
+EXAMPLES = 3
+EXAMPLE_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a classifying adapter learned: the words it was asked with, and texts like those it saw."""
+
+    dataset: str
+    system: str
+    examples: tuple[str, ...]
+
+
+@require_safe
+@login_required
+def chat(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Chat with the model that launch `pk` serves; where it serves none, say why and what to do."""
+    try:
+        job = get_job(pk)
+    except Job.DoesNotExist:
+        raise Http404(f"There is no job #{pk}.") from None
+    endpoint = live_endpoint(job) if job.kind == "launch" else None
+    if endpoint is None:
+        final = Status(job.status) in FINAL
+        made = Adapter.objects.select_related("base_model").filter(job_number=job.pk).first()
+        waits = job.kind == "launch" and not final and job.status != Status.CANCELLING
+        return render(request, "serving/not_ready.html", {"job": job, "final": final, "made": made, "waits": waits})
+    spec = LaunchSpec.model_validate(job.spec)
+    training = _training(spec.adapter)
+    context = {
+        "job": job,
+        "spec": spec,
+        "endpoint": endpoint,
+        "training": training,
+        "curl": {
+            "url": request.build_absolute_uri("/v1/chat/completions"),
+            "model": request_name(endpoint),
+        },
+    }
+    return render(request, "serving/chat.html", context)
+
+
+def _training(adapter: str | None) -> Training | None:
+    """How to put a text to the adapter; None for a base model and for adapters that don't classify."""
+    if adapter is None:
+        return None
+    try:
+        dataset = get_adapter(adapter).dataset
+    except Adapter.DoesNotExist:
+        return None
+    if dataset is None or dataset.format != Dataset.Format.TEXT_LABEL or not dataset.labels:
+        return None
+    texts = (str(row.get("text", "")) for row in dataset.preview)
+    short = [text for text in texts if 0 < len(text) <= EXAMPLE_CHARACTERS]
+    return Training(dataset.name, label_instruction(dataset.labels), tuple(short[:EXAMPLES]))

@@ -1,0 +1,149 @@
+// One card and one uPlot chart a series; points are appended as they come and drawn once a frame.
+const NAMES = {
+  loss: "Loss",
+  grad_norm: "Gradient norm",
+  learning_rate: "Learning rate",
+  tokens_per_s: "Tokens/s",
+  epoch: "Epoch",
+  cpu_percent: "CPU of the run",
+  rss_bytes: "Memory of the run (RSS)",
+  ttft_s: "Time to first token",
+  requests_total: "Requests",
+  tokens_out_total: "Tokens out",
+};
+const ORDER = Object.keys(NAMES);
+const MAX_POINTS = 20_000;
+
+const name = (series) => {
+  if (NAMES[series]) return NAMES[series];
+  const device = /^device(\d+)_(util_percent|memory_bytes|power_w)$/.exec(series);
+  if (device) return `Device ${device[1]} ${{ util_percent: "utilisation", memory_bytes: "memory", power_w: "power" }[device[2]]}`;
+  return series.replaceAll("_", " ");
+};
+
+export const format = (series, value) => {
+  if (value === null || value === undefined) return "";
+  if (series.endsWith("_bytes")) return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(2)} GiB` : `${(value / 2 ** 20).toFixed(0)} MiB`;
+  if (series.endsWith("_percent")) return `${value.toFixed(0)} %`;
+  if (series.endsWith("_w")) return `${value.toFixed(0)} W`;
+  if (series.endsWith("_s") && series !== "tokens_per_s") return `${value.toFixed(2)} s`;
+  const size = Math.abs(value);
+  return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+};
+
+// A theme's variable may be an expression; a canvas wants the colour it comes to.
+const colour = (variable) => {
+  const probe = document.createElement("span");
+  probe.style.color = `var(${variable})`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+};
+
+class Chart {
+  constructor(parent, series) {
+    this.series = series;
+    this.x = [];
+    this.y = [];
+    this.byStep = null;
+    this.start = null;
+    this.card = document.createElement("div");
+    this.card.className = "card chart-card";
+    this.card.dataset.series = series;
+    this.card.innerHTML = '<div class="card-body"><div class="chart-title"><span></span><b></b></div><div class="chart"></div></div>';
+    this.card.querySelector("span").textContent = name(series);
+    this.latest = this.card.querySelector("b");
+    this.host = this.card.querySelector(".chart");
+    const rank = (s) => (ORDER.includes(s) ? ORDER.indexOf(s) : ORDER.length);
+    const after = [...parent.children].find((card) => rank(card.dataset.series) > rank(series));
+    parent.insertBefore(this.card, after ?? null);
+    new ResizeObserver(() => this.plot?.setSize({ width: this.host.clientWidth, height: 190 })).observe(this.host);
+    document.addEventListener("theme", () => this.rebuild());
+  }
+
+  push(step, at, value) {
+    this.byStep ??= step !== null;
+    this.start ??= at;
+    this.x.push(this.byStep ? step : at - this.start);
+    this.y.push(value);
+    if (this.x.length > MAX_POINTS) {
+      this.x = this.x.filter((_, index) => index % 2 === 0);
+      this.y = this.y.filter((_, index) => index % 2 === 0);
+    }
+  }
+
+  clear() {
+    this.x = [];
+    this.y = [];
+    this.start = null;
+  }
+
+  draw() {
+    if (!this.plot) this.rebuild();
+    this.plot.setData([this.x, this.y]);
+    this.latest.textContent = format(this.series, this.y.at(-1));
+    this.card.dataset.points = String(this.x.length);
+  }
+
+  rebuild() {
+    this.plot?.destroy();
+    const text = colour("--tblr-secondary");
+    const grid = { stroke: colour("--tblr-border-color"), width: 1 };
+    const axis = { stroke: text, grid, ticks: grid, font: "11px sans-serif" };
+    const label = this.byStep ? (v) => (Number.isInteger(v) ? String(v) : "") : (v) => (v >= 120 ? `${Math.round(v / 60)} min` : `${Math.round(v)} s`);
+    this.plot = new uPlot(
+      {
+        width: this.host.clientWidth || 300,
+        height: 190,
+        scales: { x: { time: false } },
+        cursor: { points: { size: 6 } },
+        series: [{}, { stroke: colour("--tblr-primary"), width: 1.5, points: { show: this.x.length < 3, size: 4 } }],
+        axes: [
+          { ...axis, values: (_, ticks) => ticks.map(label) },
+          { ...axis, size: 64, values: (_, ticks) => ticks.map((v) => format(this.series, v)) },
+        ],
+        hooks: {
+          setCursor: [
+            (plot) => {
+              const index = plot.cursor.idx;
+              const there = index !== null && index !== undefined;
+              this.latest.textContent = there
+                ? `${format(this.series, this.y[index])} at ${this.byStep ? `step ${this.x[index]}` : `${Math.round(this.x[index])} s`}`
+                : format(this.series, this.y.at(-1));
+            },
+          ],
+        },
+      },
+      [this.x, this.y],
+      this.host,
+    );
+  }
+}
+
+export class Charts {
+  constructor(parent) {
+    this.parent = parent;
+    this.charts = new Map();
+    this.dirty = new Set();
+    this.attempt = 0;
+  }
+
+  push(series, attempt, step, at, value) {
+    if (attempt < this.attempt) return;
+    if (attempt > this.attempt) {
+      this.attempt = attempt;
+      for (const chart of this.charts.values()) chart.clear();
+    }
+    if (!this.charts.has(series)) this.charts.set(series, new Chart(this.parent, series));
+    const chart = this.charts.get(series);
+    chart.push(step, at, value);
+    if (!this.dirty.size) {
+      requestAnimationFrame(() => {
+        for (const changed of this.dirty) changed.draw();
+        this.dirty.clear();
+      });
+    }
+    this.dirty.add(chart);
+  }
+}

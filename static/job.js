@@ -1,0 +1,102 @@
+// The live job page: history, then live events from one cursor on; state changes redraw the upper part.
+import { Charts } from "./charts.js";
+import { connect } from "./socket.js";
+
+const root = document.getElementById("job");
+const log = document.getElementById("log");
+const follow = document.getElementById("follow");
+const charts = new Charts(document.getElementById("charts"));
+const MAX_LINES = 3000;
+let cursor = "";
+let seen = [0, 0];
+let lastState = "";
+
+const newer = (attempt, seq) => attempt > seen[0] || (attempt === seen[0] && seq > seen[1]);
+const advance = (text) => {
+  cursor = text;
+  seen = text.split(".").map(Number);
+};
+
+function addLines(lines) {
+  if (!lines.length) return;
+  const fragment = document.createDocumentFragment();
+  for (const line of lines) {
+    const row = document.createElement("div");
+    if (line.stream === "supervisor") row.className = "supervisor";
+    row.textContent = line.text || " ";
+    fragment.append(row);
+  }
+  log.querySelector(".empty-log")?.remove();
+  log.append(fragment);
+  while (log.childElementCount > MAX_LINES) log.firstElementChild.remove();
+  if (follow.checked) log.scrollTop = log.scrollHeight;
+}
+
+const duration = (s) => (s < 60 ? `${Math.round(s)} s` : s < 3600 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${Math.floor(s / 3600)} h ${Math.round((s % 3600) / 60)} min`);
+
+function showProgress({ done, total, unit, eta_s }) {
+  const bar = document.getElementById("progress");
+  if (!bar || !total) return;
+  bar.hidden = false;
+  bar.max = total;
+  bar.value = done;
+  const eta = eta_s ? ` · ${duration(eta_s)} to go` : "";
+  document.getElementById("progress-text").textContent = `${Math.round(done)} of ${Math.round(total)} ${unit}${eta}`;
+}
+
+function showPhase(name) {
+  const phase = document.getElementById("phase");
+  if (!phase) return;
+  phase.textContent = name;
+  document.getElementById("progress-text").textContent = "";
+  document.getElementById("progress").hidden = true;
+}
+
+function showState(job) {
+  // Phase and progress come as events; only what the server draws is asked for again.
+  const state = JSON.stringify([job.status, job.reason, job.queue, job.endpoint, job.adapter, job.artifacts, job.results, job.attempt]);
+  if (state !== lastState && lastState) {
+    htmx.ajax("GET", `${location.pathname}?part=state`, { target: "#job-state", swap: "outerHTML" });
+  }
+  lastState = state;
+}
+
+const handlers = {
+  snapshot: ({ job }) => showState(job),
+  history: ({ metrics, logs, cursor: to }) => {
+    const points = Object.entries(metrics).flatMap(([series, list]) => list.map((point) => [series, ...point]));
+    points.sort((a, b) => a[4] - b[4] || a[5] - b[5]);
+    for (const [series, step, at, value, attempt] of points) charts.push(series, attempt, step, at, value);
+    addLines(logs);
+    advance(to);
+  },
+  events: ({ events, cursor: to }) => {
+    const lines = [];
+    for (const event of events) {
+      if (!newer(event.attempt, event.seq)) continue;
+      if (event.type === "metric") for (const [series, value] of Object.entries(event.values)) charts.push(series, event.attempt, event.step, event.at, value);
+      else if (event.type === "log") lines.push(event);
+      else if (event.type === "progress") showProgress(event);
+      else if (event.type === "phase") showPhase(event.name);
+    }
+    addLines(lines);
+    advance(to);
+  },
+};
+
+document.body.addEventListener("htmx:afterSwap", () => {
+  for (const form of document.querySelectorAll("#job-state form[data-confirm]")) {
+    form.addEventListener("submit", (event) => {
+      if (!confirm(form.dataset.confirm)) event.preventDefault();
+    });
+  }
+});
+log.innerHTML = '<div class="empty-log supervisor">The log starts with the run.</div>';
+log.addEventListener("scroll", () => {
+  if (log.scrollTop + log.clientHeight < log.scrollHeight - 40) follow.checked = false;
+});
+follow.addEventListener("change", () => follow.checked && (log.scrollTop = log.scrollHeight));
+root.connection = connect(
+  () => `/ws/jobs/${root.dataset.jobId}/${cursor ? `?since=${cursor}` : ""}`,
+  (message) => handlers[message.type]?.(message),
+);

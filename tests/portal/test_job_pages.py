@@ -1,0 +1,143 @@
+"""The job pages as a signed-in user gets them: list, form, page, stop, clone."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from portal.jobs.models import Job
+from portal.telemetry.models import AttemptEvent
+from tests.portal import factories as make
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def client(client: Client) -> Client:
+    client.force_login(make.make_user("ada"))
+    return client
+
+
+def text(answer: Any) -> str:
+    return str(answer.content.decode())
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs/", "/jobs/new/", "/jobs/new/?kind=launch", "/jobs/?status=live&page=99"])
+def test_pages_answer_when_there_is_nothing_yet(client: Client, path: str) -> None:
+    assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs/", "/jobs/new/", "/jobs/1/"])
+def test_a_stranger_is_asked_to_sign_in(path: str) -> None:
+    answer = Client().get(path)
+    assert (answer.status_code, answer["Location"].split("?")[0]) == (302, "/login/")
+
+
+def test_an_unknown_job_is_not_found(client: Client) -> None:
+    assert client.get("/jobs/12345/").status_code == 404
+    assert client.get("/jobs/new/?from=99").status_code == 404
+
+
+def test_the_list_filters_and_says_why_a_job_waits(client: Client) -> None:
+    make.make_job(name="alpha", status="queued", waiting_for="Waits for 1 device, held by job #7.", queue_position=1)
+    make.make_job(name="omega", status="failed", reason="out_of_memory", finished_at=timezone.now())
+    whole = text(client.get("/jobs/"))
+    assert "held by job #7" in whole
+    assert "ran out of memory" in whole
+    assert "omega" not in text(client.get("/jobs/?status=live"))
+    assert "alpha" not in text(client.get("/jobs/?search=omega"))
+    assert "No job matches" in text(client.get("/jobs/?search=nothing"))
+
+
+def test_a_long_list_has_pages(client: Client) -> None:
+    user, spec = make.make_user(), make.make_job().spec
+    Job.objects.bulk_create(Job(name=f"job {n}", kind="finetune", spec=spec, owner=user) for n in range(60))
+    first = text(client.get("/jobs/"))
+    assert "1–25 of 61" in first
+    assert "Older" in first
+    assert "job 0" in text(client.get("/jobs/?page=3"))
+
+
+def form_values(**changes: str) -> dict[str, str]:
+    return {"model": "tiny", "dataset": "cases", "learning_rate": "0.001", "lora__rank": "4", **changes}
+
+
+@pytest.fixture
+def catalog() -> None:
+    make.make_model("tiny")
+    make.make_dataset("cases")
+
+
+@pytest.mark.usefixtures("catalog")
+def test_the_form_submits_what_it_says(client: Client) -> None:
+    values = form_values(deepspeed__zero_stage="2", resources__labels="zone=a", evaluate="on", name="mine")
+    answer = client.post("/jobs/new/?kind=finetune", values)
+    job = Job.objects.get()
+    assert answer["Location"] == f"/jobs/{job.pk}/"
+    assert (job.name, job.spec["lora"]["rank"], job.spec["learning_rate"]) == ("mine", 4, 0.001)
+    assert job.spec["deepspeed"] == {"zero_stage": 2, "offload_optimizer": False}
+    assert job.spec["resources"]["labels"] == {"zone": "a"}
+    assert (job.spec["evaluate"], job.spec["packing"]) == (True, False)
+
+
+@pytest.mark.usefixtures("catalog")
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("learning_rate", "-1", "out of range; it must be more than 0"),
+        ("micro_batch", "many", "is not a whole number"),
+        ("context_length", "99999", "more than tiny can hold"),
+        ("model", "tinny", "did you mean tiny"),
+        ("lora__rank", "0", "at least 1"),
+        ("resources__labels", "nonsense", "not an object"),
+        ("beta2", "1", "less than 1"),
+    ],
+)
+def test_a_refusal_is_at_its_field_and_keeps_what_was_entered(
+    client: Client, field: str, value: str, sentence: str
+) -> None:
+    answer = client.post("/jobs/new/?kind=finetune", form_values(name="my precious", **{field: value}))
+    assert answer.status_code == 422
+    page = text(answer)
+    error = page.split(f'id="error-{field}">')[1].split("</div>")[0]
+    assert sentence in error
+    assert "my precious" in page
+    assert not Job.objects.exists()
+
+
+@pytest.mark.usefixtures("catalog")
+def test_a_clone_starts_from_the_old_values(client: Client) -> None:
+    client.post("/jobs/new/?kind=finetune", form_values(seed="7", lora__rank="64"))
+    old = Job.objects.get()
+    page = text(client.get(f"/jobs/new/?from={old.pk}"))
+    assert 'name="seed" value="7"' in page
+    assert 'name="lora__rank" value="64"' in page
+    client.post(f"/jobs/new/?from={old.pk}", form_values(seed="8"))
+    assert Job.objects.latest("pk").cloned_from == old
+
+
+def test_a_waiting_job_is_stopped_by_post_only(client: Client) -> None:
+    job = make.make_job(status="queued")
+    assert client.get(f"/jobs/{job.pk}/cancel/").status_code == 405
+    client.post(f"/jobs/{job.pk}/cancel/")
+    job.refresh_from_db()
+    assert job.status == "cancelled"
+
+
+def test_the_job_page_shows_results_and_the_reason(client: Client) -> None:
+    attempt = make.make_attempt(make.make_job())
+    job = attempt.job
+    Job.objects.filter(pk=job.pk).update(
+        status="failed", reason="nan_loss", detail="step 3: loss is nan", attempt_number=attempt.number
+    )
+    for seq, (name, f1) in enumerate((("test_before", 0.125), ("test_after", 0.875)), 1):
+        payload = {"name": name, "values": {"macro_f1": f1, "rows": 8}}
+        AttemptEvent.objects.create(attempt=attempt, seq=seq, at=0, type="result", payload=payload)
+    for query in ("", "?part=state"):
+        page = text(client.get(f"/jobs/{job.pk}/{query}"))
+        assert "The loss became NaN" in page
+        assert "step 3: loss is nan" in page
+        assert "0.125" in page
+        assert "0.875" in page
+    assert "<html" not in text(client.get(f"/jobs/{job.pk}/?part=state"))

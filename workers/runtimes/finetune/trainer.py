@@ -1,0 +1,140 @@
+"""TRL's SFTTrainer set up from a FinetuneSpec, and the callback that tells the run how it goes.
+
+Knows nothing of files, evaluation or manifests.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from workers.contract.reasons import Reason
+from workers.contract.spec import FinetuneSpec
+from workers.runtimes.base import Pace, Run, RunFailed, invalid
+from workers.runtimes.finetune.samples import Sample
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untyped
+    """SFTTrainer that stops at the first loss that is no number, before it reaches the weights."""
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*arguments, **options)
+        if not torch.isfinite(loss):
+            raise RunFailed(
+                Reason.NAN_LOSS,
+                f"loss: {float(loss)} at step {self.state.global_step + 1} with learning rate "
+                f"{self.args.learning_rate:g}; use a lower learning rate, or precision fp32.",
+            )
+        return loss
+
+
+class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
+    """Emits Progress each step and a Metric each log; remembers the first and last loss and the tokens seen."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._pace = Pace()
+        self._logged_at = time.monotonic()
+        self.losses: list[float] = []
+        self.tokens = 0.0
+        self.steps = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._pace = Pace()
+        self._logged_at = time.monotonic()
+        self._run.progress(0, state.max_steps, "steps")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.steps = state.global_step
+        eta_s = self._pace.eta_s(state.global_step, state.max_steps)
+        self._run.progress(state.global_step, state.max_steps, "steps", eta_s)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        values: dict[str, float] = {
+            name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs
+        }
+        tokens = float(logs.get("num_tokens", self.tokens))
+        values["tokens_per_s"] = (tokens - self.tokens) / max(now - self._logged_at, 1e-9)
+        self._logged_at, self.tokens = now, tokens
+        self.losses.append(values["loss"])
+        self._run.metric({name: value for name, value in values.items() if math.isfinite(value)}, state.global_step)
+
+
+def trainer_settings(
+    spec: FinetuneSpec, work_dir: Path, dtype: torch.dtype, device_kind: str, ds_config: dict[str, Any] | None
+) -> SFTConfig:
+    """The spec in the trainer's words. `work_dir` is scratch space. Under ZeRO 3, make it before loading the model."""
+    return SFTConfig(
+        output_dir=str(work_dir),
+        num_train_epochs=spec.epochs,
+        max_steps=spec.max_steps or -1,
+        per_device_train_batch_size=spec.micro_batch,
+        gradient_accumulation_steps=spec.gradient_accumulation,
+        max_length=spec.context_length,
+        packing=spec.packing,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=SCHEDULES[spec.schedule],
+        warmup_steps=spec.warmup_ratio,  # below 1 the trainer reads it as a share of the steps
+        optim="adamw_torch",
+        adam_beta1=spec.beta1,
+        adam_beta2=spec.beta2,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        gradient_checkpointing=spec.gradient_checkpointing,
+        seed=spec.seed,
+        data_seed=spec.seed,
+        logging_steps=spec.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=device_kind == "cpu",
+        dataloader_pin_memory=device_kind == "cuda",
+        ddp_backend="gloo" if ds_config and device_kind == "cpu" else None,
+        deepspeed=ds_config,
+    )
+
+
+def lora_config(spec: FinetuneSpec, model: Any) -> LoraConfig:
+    """PEFT's settings. Raises RunFailed for a target module the model doesn't have."""
+    targets: str | list[str] = spec.lora.target_modules
+    if targets != "all-linear":
+        targets = [name.strip() for name in spec.lora.target_modules.split(",") if name.strip()]
+        head = model.get_output_embeddings()
+        known = {
+            name.split(".")[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
+        for name in targets:
+            if name not in known:
+                names = ", ".join(sorted(known))
+                raise invalid(f"lora.target_modules: {name!r} is no layer LoRA can train here; use some of {names}.")
+    return LoraConfig(
+        r=spec.lora.rank,
+        lora_alpha=spec.lora.alpha,
+        lora_dropout=spec.lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def as_dataset(samples: list[Sample]) -> Dataset:
+    """Samples as the trainer takes them: token ids with their labels."""
+    return Dataset.from_dict(
+        {"input_ids": [sample.input_ids for sample in samples], "labels": [sample.labels for sample in samples]}
+    )

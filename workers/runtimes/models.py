@@ -1,0 +1,173 @@
+"""Open the model and tokenizer an order names: safetensors folder, GGUF file, or hub id at a revision.
+
+Refuses pickled weights; runs a model's own code only where the order allows it. Knows nothing of training or serving.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from workers.contract.spec import AdapterInput, ModelInput, Precision, Quantization
+from workers.runtimes.base import RunFailed, invalid, local_path, missing
+from workers.runtimes.convert import read_gguf
+
+HUB_SCHEME = "hub://"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def choose_dtype(precision: Precision, device_kind: str) -> torch.dtype:
+    """The type of the weights. 'auto' is bf16 on a GPU that has it, else fp32: bf16 on a CPU is many times slower."""
+    if device_kind == "cuda" and not torch.cuda.is_available():
+        raise invalid("devices: the order gives a CUDA device, but PyTorch finds none on this node.")
+    if precision == "fp16" and device_kind == "cpu":
+        raise invalid("precision: fp16 needs a GPU; use fp32, bf16 or auto on a CPU.")
+    if precision == "auto":
+        has_bf16 = device_kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def place(device_kind: str) -> torch.device:
+    """The first device of the allocation; the others are for runtimes that use several."""
+    return torch.device("cuda", 0) if device_kind == "cuda" else torch.device("cpu")
+
+
+def load_model(
+    source: ModelInput, dtype: torch.dtype, device_kind: str, quantization: Quantization = "none"
+) -> tuple[Any, Any]:
+    """(model in eval mode on its device, tokenizer).
+
+    Raises RunFailed: artifact_missing where nothing is there, invalid_input where what is there can't be used.
+    """
+    if source.format == "gguf":
+        return _load_gguf(source, dtype, device_kind, quantization)
+    name, options = _where(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, **_quantized(quantization, dtype, device_kind), **options
+        )
+    except (OSError, ValueError) as error:
+        raise _unreadable(source, error) from error
+    if quantization == "none":
+        model.to(place(device_kind))
+    return model.eval(), with_padding(tokenizer)
+
+
+def load_config(source: ModelInput) -> Any:
+    """The model's config alone; reads no weights."""
+    if source.format == "gguf":
+        path = local_path(source.uri, "model.uri")
+        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    name, options = _where(source)
+    try:
+        return AutoConfig.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise _unreadable(source, error) from error
+
+
+def add_adapter(model: Any, adapter: AdapterInput) -> Any:
+    """The model with a LoRA adapter on it. Raises RunFailed when it isn't one, or is made for another model."""
+    from peft import PeftModel
+
+    folder = local_path(adapter.uri, "adapter.uri")
+    for needed in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / needed).is_file():
+            raise invalid(f"adapter.uri: {str(folder)!r} holds no {needed}; give a PEFT folder with safetensors.")
+    try:
+        return PeftModel.from_pretrained(model, folder).eval()
+    except (RuntimeError, ValueError) as error:
+        raise invalid(
+            f"adapter: {adapter.name!r} does not fit this model; use the model it was made for ({_first(error)})."
+        ) from error
+
+
+def context_limit(config: Any) -> int | None:
+    """Tokens the model can attend to by its config; None where the config sets no bound."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def check_context(context_length: int, config: Any) -> None:
+    """Raise RunFailed(invalid_input) when the spec's context is longer than the model's."""
+    limit = context_limit(config)
+    if limit is not None and context_length > limit:
+        raise invalid(f"context_length: {context_length} tokens is beyond this model's {limit}; use at most {limit}.")
+
+
+def with_padding(tokenizer: Any) -> Any:
+    """The tokenizer, with its end-of-text token for padding where it has no pad token."""
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise invalid("model: its tokenizer has neither a pad nor an end-of-text token; add one to the tokenizer.")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _where(source: ModelInput) -> tuple[str, dict[str, Any]]:
+    options: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
+    if source.format == "hub":
+        if not source.uri.startswith(HUB_SCHEME):
+            raise invalid(f"model.uri: {source.uri!r} is no hub model; write hub://org/name.")
+        return source.uri.removeprefix(HUB_SCHEME), {**options, "revision": source.revision or "main"}
+    folder = local_path(source.uri, "model.uri")
+    _refuse_pickles(folder)
+    return str(folder), {**options, "local_files_only": True}
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if not folder.is_dir():
+        raise invalid(f"model.uri: {str(folder)!r} is a file; a safetensors model is a folder with config.json.")
+    if not (folder / "config.json").is_file():
+        raise missing(f"model.uri: {str(folder)!r} holds no config.json.")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        raise invalid(f"model.uri: {pickled[0]} is a pickle, which can run code; convert the model to safetensors.")
+    raise missing(f"model.uri: {str(folder)!r} holds no .safetensors file.")
+
+
+def _load_gguf(source: ModelInput, dtype: torch.dtype, device_kind: str, quantization: Quantization) -> tuple[Any, Any]:
+    path = local_path(source.uri, "model.uri")
+    if not path.is_file():
+        raise invalid(f"model.uri: {str(path)!r} is a folder; a GGUF model is one .gguf file.")
+    if quantization != "none":
+        raise invalid(f"quantization: {quantization} needs a safetensors model; convert the GGUF file, or use none.")
+    try:
+        model, tokenizer = read_gguf(path, dtype)
+    except (OSError, ValueError) as error:
+        raise _unreadable(source, error) from error
+    return model.to(place(device_kind)), with_padding(tokenizer)
+
+
+def _quantized(quantization: Quantization, dtype: torch.dtype, device_kind: str) -> dict[str, Any]:
+    if quantization == "none":
+        return {}
+    if quantization == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:  # nf4 with double quantization: Dettmers et al. 2023 (QLoRA)
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return {"quantization_config": config, "device_map": {"": str(place(device_kind))}}
+
+
+def _unreadable(source: ModelInput, error: Exception) -> RunFailed:
+    if isinstance(error, OSError) and source.format == "hub":
+        return missing(f"model.uri: {source.uri!r} could not be fetched ({_first(error)}).")
+    if "trust_remote_code" in str(error):
+        return invalid(
+            f"model: {source.name!r} needs code of its own; an admin must approve it at this revision first."
+        )
+    return invalid(f"model: {source.name!r} cannot be read ({_first(error)}).")
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
