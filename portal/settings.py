@@ -46,7 +46,7 @@ def _secret_key() -> str:
 
 
 def _embedded_redis_socket() -> Path:
-    """Where the bundled Redis listens. A Unix socket's path holds 100 bytes or so: a deep home moves to the temp dir."""
+    """Where the bundled Redis is. A Unix socket's path holds 100 bytes or so; a deep home moves to the temp dir."""
     path = LIFTOFF_HOME / "redis" / "valkey.sock"
     if len(str(path).encode()) < 100:
         return path

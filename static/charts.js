@@ -4,7 +4,6 @@ const NAMES = {
   grad_norm: "Gradient norm",
   learning_rate: "Learning rate",
   tokens_per_s: "Tokens/s",
-  epoch: "Epoch",
   cpu_percent: "CPU of the run",
   rss_bytes: "Memory of the run (RSS)",
   ttft_s: "Time to first token",
@@ -13,6 +12,10 @@ const NAMES = {
 };
 const ORDER = Object.keys(NAMES);
 const MAX_POINTS = 20_000;
+const NOT_DRAWN = new Set(["epoch"]); // a straight line: the progress says it
+const FROM_ZERO = /_(bytes|percent|w|total)$|^(tokens_per_s|ttft_s)$/; // amounts, whose noise would else fill the chart
+const TIME_STEPS = [1, 2, 5, 10, 30, ...[1, 2, 5, 10, 30, 60, 120, 360, 720, 1440, 10_080].map((minutes) => minutes * 60)];
+const BYTE_STEPS = Array.from({ length: 50 }, (_, power) => 2 ** power);
 
 const name = (series) => {
   if (NAMES[series]) return NAMES[series];
@@ -30,6 +33,13 @@ export const format = (series, value) => {
   const size = Math.abs(value);
   return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 };
+
+const duration = (s) => {
+  if (s < 120) return `${Math.round(s)} s`;
+  return s < 7200 ? `${Number((s / 60).toFixed(1))} min` : `${Number((s / 3600).toFixed(1))} h`;
+};
+
+const fromZero = (series) => (_, low, high) => [Math.min(0, low ?? 0), /^device\d+_util_percent$/.test(series) ? 100 : (high || 1) * 1.08];
 
 // A theme's variable may be an expression; a canvas wants the colour it comes to.
 const colour = (variable) => {
@@ -91,17 +101,18 @@ class Chart {
     const text = colour("--tblr-secondary");
     const grid = { stroke: colour("--tblr-border-color"), width: 1 };
     const axis = { stroke: text, grid, ticks: grid, font: "11px sans-serif" };
-    const label = this.byStep ? (v) => (Number.isInteger(v) ? String(v) : "") : (v) => (v >= 120 ? `${Math.round(v / 60)} min` : `${Math.round(v)} s`);
+    const label = this.byStep ? (v) => (Number.isInteger(v) ? v.toLocaleString("en") : "") : duration;
+    const { series } = this;
     this.plot = new uPlot(
       {
         width: this.host.clientWidth || 300,
         height: 190,
-        scales: { x: { time: false } },
+        scales: { x: { time: false }, y: FROM_ZERO.test(series) ? { range: fromZero(series) } : {} },
         cursor: { points: { size: 6 } },
-        series: [{}, { stroke: colour("--tblr-primary"), width: 1.5, points: { show: this.x.length < 3, size: 4 } }],
+        series: [{}, { stroke: colour("--chart-line"), width: 1.5, points: { show: this.x.length < 3, size: 4 } }],
         axes: [
-          { ...axis, values: (_, ticks) => ticks.map(label) },
-          { ...axis, size: 64, values: (_, ticks) => ticks.map((v) => format(this.series, v)) },
+          { ...axis, size: 28, values: (_, ticks) => ticks.map(label), ...(this.byStep ? {} : { incrs: TIME_STEPS }) },
+          { ...axis, size: 64, values: (_, ticks) => ticks.map((v) => format(series, v)), ...(series.endsWith("_bytes") ? { incrs: BYTE_STEPS } : {}) },
         ],
         hooks: {
           setCursor: [
@@ -109,7 +120,7 @@ class Chart {
               const index = plot.cursor.idx;
               const there = index !== null && index !== undefined;
               this.latest.textContent = there
-                ? `${format(this.series, this.y[index])} at ${this.byStep ? `step ${this.x[index]}` : `${Math.round(this.x[index])} s`}`
+                ? `${format(this.series, this.y[index])} at ${this.byStep ? `step ${label(this.x[index])}` : duration(this.x[index])}`
                 : format(this.series, this.y.at(-1));
             },
           ],
@@ -130,7 +141,7 @@ export class Charts {
   }
 
   push(series, attempt, step, at, value) {
-    if (attempt < this.attempt) return;
+    if (attempt < this.attempt || NOT_DRAWN.has(series)) return;
     if (attempt > this.attempt) {
       this.attempt = attempt;
       for (const chart of this.charts.values()) chart.clear();

@@ -9,7 +9,7 @@ const charts = new Charts(document.getElementById("charts"));
 const MAX_LINES = 3000;
 let cursor = "";
 let seen = [0, 0];
-let lastState = "";
+let live = false; // whether events come; before, the record knows phase and progress best
 
 const newer = (attempt, seq) => attempt > seen[0] || (attempt === seen[0] && seq > seen[1]);
 const advance = (text) => {
@@ -32,6 +32,7 @@ function addLines(lines) {
   if (follow.checked) log.scrollTop = log.scrollHeight;
 }
 
+const whole = (number) => Math.round(number).toLocaleString("en");
 const duration = (s) => (s < 60 ? `${Math.round(s)} s` : s < 3600 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${Math.floor(s / 3600)} h ${Math.round((s % 3600) / 60)} min`);
 
 function showProgress({ done, total, unit, eta_s }) {
@@ -41,7 +42,7 @@ function showProgress({ done, total, unit, eta_s }) {
   bar.max = total;
   bar.value = done;
   const eta = eta_s ? ` · ${duration(eta_s)} to go` : "";
-  document.getElementById("progress-text").textContent = `${Math.round(done)} of ${Math.round(total)} ${unit}${eta}`;
+  document.getElementById("progress-text").textContent = `${whole(done)} of ${whole(total)} ${unit}${eta}`;
 }
 
 function showPhase(name) {
@@ -52,13 +53,15 @@ function showPhase(name) {
   document.getElementById("progress").hidden = true;
 }
 
+// What the server draws is asked for again when it is no longer what is drawn; phase and progress come as events.
 function showState(job) {
-  // Phase and progress come as events; only what the server draws is asked for again.
-  const state = JSON.stringify([job.status, job.reason, job.queue, job.endpoint, job.adapter, job.artifacts, job.results, job.attempt]);
-  if (state !== lastState && lastState) {
+  const drawn = JSON.parse(document.getElementById("job-drawn").textContent);
+  if (Object.entries(drawn).some(([key, value]) => JSON.stringify(value) !== JSON.stringify(job[key]))) {
     htmx.ajax("GET", `${location.pathname}?part=state`, { target: "#job-state", swap: "outerHTML" });
+  } else if (!live) {
+    if (job.phase) showPhase(job.phase);
+    showProgress(job.progress);
   }
-  lastState = state;
 }
 
 const handlers = {
@@ -69,6 +72,7 @@ const handlers = {
     for (const [series, step, at, value, attempt] of points) charts.push(series, attempt, step, at, value);
     addLines(logs);
     advance(to);
+    live = true;
   },
   events: ({ events, cursor: to }) => {
     const lines = [];
@@ -84,19 +88,15 @@ const handlers = {
   },
 };
 
-document.body.addEventListener("htmx:afterSwap", () => {
-  for (const form of document.querySelectorAll("#job-state form[data-confirm]")) {
-    form.addEventListener("submit", (event) => {
-      if (!confirm(form.dataset.confirm)) event.preventDefault();
-    });
-  }
-});
 log.innerHTML = '<div class="empty-log supervisor">The log starts with the run.</div>';
 log.addEventListener("scroll", () => {
   if (log.scrollTop + log.clientHeight < log.scrollHeight - 40) follow.checked = false;
 });
 follow.addEventListener("change", () => follow.checked && (log.scrollTop = log.scrollHeight));
 root.connection = connect(
-  () => `/ws/jobs/${root.dataset.jobId}/${cursor ? `?since=${cursor}` : ""}`,
+  () => {
+    live = false;
+    return `/ws/jobs/${root.dataset.jobId}/${cursor ? `?since=${cursor}` : ""}`;
+  },
   (message) => handlers[message.type]?.(message),
 );

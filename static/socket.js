@@ -1,21 +1,30 @@
-// A websocket that comes back: reconnects with back-off, and asks `path()` anew each time, so that it goes on from the last cursor.
+// A websocket that comes back: reconnects with back-off, and asks `path()` anew each time, so that it goes on from the
+// last cursor. While it is away the page says so; where the session has ended, the page is loaded again to sign in.
+const SIGN_IN = 4401;
+
 export function connect(path, onMessage) {
+  const page = document.documentElement.classList;
   let delay = 500;
   let socket;
+  let retry;
   const open = () => {
+    clearTimeout(retry);
     const scheme = location.protocol === "https:" ? "wss" : "ws";
     socket = new WebSocket(`${scheme}://${location.host}${path()}`);
-    socket.addEventListener("message", (event) => {
+    socket.addEventListener("open", () => {
       delay = 500;
-      onMessage(JSON.parse(event.data));
+      page.remove("cut-off");
     });
-    socket.addEventListener("close", (event) => {
-      if (event.code >= 4400 && event.code < 4500) return; // refused: asking again would not help
-      setTimeout(open, delay);
+    socket.addEventListener("message", (event) => onMessage(JSON.parse(event.data)));
+    socket.addEventListener("close", ({ code }) => {
+      if (code === SIGN_IN) location.reload();
+      if (code >= 4400 && code < 4500) return; // refused: asking again would not help
+      page.add("cut-off");
+      retry = setTimeout(open, delay);
       delay = Math.min(delay * 2, 10_000);
     });
   };
   open();
-  addEventListener("online", () => socket.readyState === WebSocket.CLOSED && (delay = 500));
+  addEventListener("online", () => socket.readyState === WebSocket.CLOSED && open());
   return { drop: () => socket.close() };
 }

@@ -14,10 +14,5 @@
       localStorage.setItem("theme", dark ? "light" : "dark");
       apply();
     });
-    for (const form of document.querySelectorAll("form[data-confirm]")) {
-      form.addEventListener("submit", (event) => {
-        if (!confirm(form.dataset.confirm)) event.preventDefault();
-      });
-    }
   });
 })();

@@ -4,7 +4,6 @@ from django.http import HttpRequest
 from ninja import Router
 from ninja.openapi.docs import Swagger
 
-from portal import __doc__ as about
 from portal.api.authentication import BearerToken, BrowserSession
 from portal.api.parsing import StrictParser
 from portal.api.problems import ErrorsInSentences, NotFound, install
@@ -13,10 +12,15 @@ from portal.api.routes import adapters, artifacts, datasets, endpoints, jobs, me
 api = ErrorsInSentences(
     title="Liftoff",
     version="1",
-    description=about or "",
+    description=(
+        "Fine-tune, launch and watch models. Send an API token as `Authorization: Bearer lift_…`. Errors come as "
+        '`{"errors": [{"field", "value", "message"}]}`, '
+        "one sentence each. "
+        "Launched models answer at `/v1/chat/completions`."
+    ),
     auth=[BearerToken(), BrowserSession()],
     parser=StrictParser(),
-    docs=Swagger(settings={"persistAuthorization": True}),
+    docs=Swagger(),
     openapi_url="/openapi.json",
     docs_url="/docs",
 )

@@ -6,7 +6,7 @@ Pure: knows nothing of datasets or templates.
 from dataclasses import dataclass
 from typing import Any
 
-LEFT, RIGHT, TOP, BOTTOM = 11.0, 98.0, 6.0, 82.0
+LEFT, RIGHT, TOP, BOTTOM = 11.0, 98.0, 11.0, 82.0
 """Edges of the plot, percent of the drawing; the axis labels stand outside of it."""
 BAR_SHARE = 0.88
 X_LABELS = 6
@@ -75,7 +75,7 @@ def histogram(counted: dict[str, Any]) -> Histogram | None:
                 y=_percent(y(rows)),
                 width=_percent(width * BAR_SHARE),
                 height=_percent(BOTTOM - y(rows)),
-                label=f"{what} tokens: {rows} row{'' if rows == 1 else 's'}",
+                label=f"{what} token{'' if what == '1' else 's'}: {rows} row{'' if rows == 1 else 's'}",
             )
         )
     step = -(-len(edges) // X_LABELS)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from django import forms
 from django.contrib.auth.models import User
+from django.db.models import Model
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -29,6 +30,7 @@ FIRST: dict[str, tuple[str, ...]] = {
     ),
     "launch": ("model", "adapter", "name", "quantization", "context_length", "max_tokens", "temperature", "top_p"),
 }  # fmt: skip
+HINTS = {"resources__labels": "Write key=value, with commas between."}
 GROUPS = {"lora": "LoRA", "deepspeed": "DeepSpeed", "resources": "Where it runs", "": "More settings"}
 
 
@@ -60,7 +62,7 @@ class JobForm(forms.Form):
             self.fields[name] = _form_field(name, info)
             if get_origin(info.annotation) is Literal:
                 self._options[name] = {str(option): option for option in get_args(info.annotation)}
-        self.initial = {name: _shown(value) for name, value in flat(spec or {}) if name in self.fields}
+        self.initial = {name: shown(value) for name, value in flat(spec or {}) if name in self.fields}
 
     @property
     def first(self) -> Group:
@@ -76,6 +78,14 @@ class JobForm(forms.Form):
                 prefix = name.split("__")[0] if "__" in name else ""
                 groups[prefix].fields.append(self[name])
         return [groups[prefix] for prefix in ("", "lora", "deepspeed", "resources") if groups[prefix].fields]
+
+    @property
+    def wanting(self) -> list[str]:
+        """What the job needs one of, and the catalog has none of."""
+        needed: dict[str, type[Model]] = {"model": ModelProfile, "dataset": Dataset}
+        return [
+            name for name, kind in needed.items() if name in self.fields and not kind._default_manager.exists()
+        ]
 
     @property
     def advanced_has_error(self) -> bool:
@@ -99,6 +109,8 @@ class JobForm(forms.Form):
         if name not in self.fields:
             name = next((known for known in self.fields if known.startswith(f"{name}__")), "")
         sentence = error.message.removeprefix(f"{error.field}: ")
+        if isinstance(error.value, str) and error.value and name == "resources__labels":
+            sentence = f'"{error.value}" names no labels; {HINTS[name].lower()}'
         return (name, sentence[:1].upper() + sentence[1:]) if name else (None, error.message)
 
     def _to_spec(self) -> dict[str, Any]:
@@ -136,7 +148,8 @@ def _nested(annotation: Any) -> type[BaseModel] | None:
 
 
 def _form_field(name: str, info: FieldInfo) -> forms.Field:
-    common: dict[str, Any] = {"label": info.title or name, "help_text": info.description or "", "required": False}
+    hint = " ".join(filter(None, (info.description, HINTS.get(name))))
+    common: dict[str, Any] = {"label": info.title or name, "help_text": hint, "required": False}
     if info.annotation is bool:
         return forms.BooleanField(**common, widget=forms.CheckboxInput(attrs={"class": "form-check-input"}))
     choices = _choices(name, info)
@@ -147,7 +160,7 @@ def _form_field(name: str, info: FieldInfo) -> forms.Field:
         if info.annotation in (int, float):
             attrs["inputmode"] = "numeric" if info.annotation is int else "decimal"
         widget = forms.TextInput(attrs=attrs)
-    initial = "" if info.is_required() else _shown(info.get_default(call_default_factory=True))
+    initial = "" if info.is_required() else shown(info.get_default(call_default_factory=True))
     if name == "deepspeed__zero_stage":
         initial = ""
     return forms.CharField(**common, initial=initial, widget=widget, strip=True)
@@ -163,14 +176,17 @@ def _choices(name: str, info: FieldInfo) -> list[tuple[str, str]] | None:
     if name in records and not (name == "adapter" and "generated" in (info.description or "")):
         optional = NoneType in get_args(info.annotation)
         empty = {"resources__node": "any node", "adapter": "none: the base model"}.get(name, "choose one")
-        names = records[name].objects.order_by("name").values_list("name", flat=True)
-        known = [(option, option) for option in names]
+        rows = records[name].objects.order_by("name")
+        if name == "adapter":
+            known = [(row.name, f"{row.name} (on {row.base_model.name})") for row in rows.select_related("base_model")]
+        else:
+            known = [(option, option) for option in rows.values_list("name", flat=True)]
         return [("", empty), *known] if optional or len(known) != 1 else known
     return None
 
 
-def _shown(value: Any) -> Any:
-    """A spec's value as the form shows it."""
+def shown(value: Any) -> Any:
+    """A spec's value as pages show it."""
     if isinstance(value, dict):
         return ", ".join(f"{key}={label}" for key, label in value.items())
     if isinstance(value, bool) or value is None:

@@ -13,10 +13,13 @@ from portal.catalog import selectors as catalog
 from portal.catalog.artifacts import list_artifact
 from portal.fleet import selectors as fleet
 from portal.jobs import selectors as jobs
-from portal.jobs.forms import flat
+from portal.jobs.forms import NOT_ASKED, flat, shown
 from portal.jobs.models import Job
 from portal.telemetry.selectors import snapshot
 from workers.contract.names import UnsafeURI
+
+DRAWN = ("status", "reason", "attempt", "queue", "endpoint", "adapter", "artifacts", "results")
+"""What of a snapshot the server draws: the page asks for it again when a newer snapshot differs."""
 
 RESULT_ROWS = (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("loss", "Loss a token"), ("rows", "Rows"))
 
@@ -62,6 +65,7 @@ def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
     context = {
         "job": seen,
         "record": job,
+        "drawn": {key: seen[key] for key in DRAWN},
         "comparison": _comparison(seen["results"]),
         "training": seen["results"].get("training"),
         "sample": _sample(seen["results"]),
@@ -110,5 +114,10 @@ def _files(seen: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _settings(spec: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(name.replace("__", "."), value) for name, value in flat(spec) if name not in ("kind", "spec_version")]
+def _settings(spec: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name as REST calls it, value in words) of all that was set or left at its default."""
+    return [
+        (name.replace("__", "."), {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(shown(value)))
+        for name, value in flat(spec)
+        if name not in NOT_ASKED and value not in (None, "", {})
+    ]

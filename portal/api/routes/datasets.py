@@ -7,7 +7,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
 from ninja import Path, Router, Schema
 from ninja.responses import Status
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from portal.api.authentication import user_of
 from portal.api.paging import Limit, Offset, Page, page
@@ -61,8 +61,6 @@ class DatasetOut(Schema):
 
 class Preview(Schema):
     """The first rows of the training split."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     name: str
     format: RowFormat

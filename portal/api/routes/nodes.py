@@ -12,6 +12,7 @@ from portal.api.paging import Limit, Offset, Page, page
 from portal.api.problems import CODES, FIND_CODES, NotFound
 from portal.fleet import selectors, services
 from portal.fleet.models import Node
+from portal.jobs.models import Job
 from portal.jobs.selectors import holders
 from workers.contract.spec import Slug
 
@@ -62,9 +63,8 @@ class NodeOut(Schema):
     links: list[Link]
 
 
-def shape(node: Node) -> dict[str, Any]:
-    """The NodeOut of a node."""
-    held = holders()
+def shape(node: Node, held: dict[int, Job]) -> dict[str, Any]:
+    """The NodeOut of a node; `held` says who holds which device."""
     columns = (
         "name", "address", "state", "cores", "ram_bytes", "disk_free_bytes", "disk_read_bytes_per_s",
         "driver", "cuda", "versions", "labels", "last_seen_at",
@@ -94,12 +94,13 @@ def find(name: str) -> Node:
 
 @router.get("", response={200: Page[NodeOut], **CODES}, summary="List nodes")
 def list_nodes(request: HttpRequest, limit: Limit, offset: Offset) -> dict[str, Any]:
-    return page(selectors.nodes(), limit, offset, shape)
+    held = holders()
+    return page(selectors.nodes(), limit, offset, lambda node: shape(node, held))
 
 
 @router.get("/{name}", response={200: NodeOut, **FIND_CODES}, summary="One node")
 def get_node(request: HttpRequest, name: Name) -> dict[str, Any]:
-    return shape(find(name))
+    return shape(find(name), holders())
 
 
 @router.post("/{name}/drain", response={200: NodeOut, **FIND_CODES}, summary="Let nothing new start on it (staff)")
@@ -116,4 +117,4 @@ def _set(request: HttpRequest, name: str, state: str) -> dict[str, Any]:
     staff = staff_of(request)
     node = find(name)
     services.set_state(staff, node, state)
-    return shape(node)
+    return shape(node, holders())

@@ -49,10 +49,12 @@ def count(value: float | None) -> str:
 
 @register.filter
 def figure(value: Any) -> str:
-    """A measured figure with four significant digits; text as it is."""
+    """A measured figure with four significant digits, a large one to the unit; text as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "—" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, int) or 1000 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
 @register.filter
