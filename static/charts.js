@@ -26,7 +26,7 @@ const name = (series) => {
 
 export const format = (series, value) => {
   if (value === null || value === undefined) return "";
-  if (series.endsWith("_bytes")) return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(2)} GiB` : `${(value / 2 ** 20).toFixed(0)} MiB`;
+  if (series.endsWith("_bytes")) return value >= 2 ** 30 ? `${Number((value / 2 ** 30).toFixed(2))} GiB` : `${(value / 2 ** 20).toFixed(0)} MiB`;
   if (series.endsWith("_percent")) return `${value.toFixed(0)} %`;
   if (series.endsWith("_w")) return `${value.toFixed(0)} W`;
   if (series.endsWith("_s") && series !== "tokens_per_s") return `${value.toFixed(2)} s`;

@@ -83,9 +83,7 @@ class JobForm(forms.Form):
     def wanting(self) -> list[str]:
         """What the job needs one of, and the catalog has none of."""
         needed: dict[str, type[Model]] = {"model": ModelProfile, "dataset": Dataset}
-        return [
-            name for name, kind in needed.items() if name in self.fields and not kind._default_manager.exists()
-        ]
+        return [name for name, kind in needed.items() if name in self.fields and not kind._default_manager.exists()]
 
     @property
     def advanced_has_error(self) -> bool:
@@ -151,7 +149,8 @@ def _form_field(name: str, info: FieldInfo) -> forms.Field:
     hint = " ".join(filter(None, (info.description, HINTS.get(name))))
     common: dict[str, Any] = {"label": info.title or name, "help_text": hint, "required": False}
     if info.annotation is bool:
-        return forms.BooleanField(**common, widget=forms.CheckboxInput(attrs={"class": "form-check-input"}))
+        tick = forms.CheckboxInput(attrs={"class": "form-check-input"})
+        return forms.BooleanField(**common, initial=info.default, widget=tick)
     choices = _choices(name, info)
     if choices is not None:
         widget: forms.Widget = forms.Select(choices=choices, attrs={"class": "form-select"})

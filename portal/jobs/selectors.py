@@ -25,6 +25,7 @@ def jobs(*, status: str = "", kind: str = "", search: str = "") -> QuerySet[Job]
         rows = rows.filter(status=status)
     if kind:
         rows = rows.filter(kind=kind)
+    search = search.replace("\0", "")  # PostgreSQL's text holds none
     if search:
         number = search.lstrip("#")
         match = Q(name__icontains=search) | Q(owner__username__icontains=search)

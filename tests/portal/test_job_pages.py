@@ -1,5 +1,6 @@
 """The job pages as a signed-in user gets them: list, form, page, stop, clone."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ from django.test import Client
 from django.utils import timezone
 
 from portal.jobs.models import Job
+from portal.pages.templatetags.liftoff import figure
 from portal.telemetry.models import AttemptEvent
+from portal.telemetry.selectors import snapshot
 from tests.portal import factories as make
 
 pytestmark = pytest.mark.django_db
@@ -90,7 +93,7 @@ def test_the_form_submits_what_it_says(client: Client) -> None:
         ("context_length", "99999", "more than tiny can hold"),
         ("model", "tinny", "did you mean tiny"),
         ("lora__rank", "0", "at least 1"),
-        ("resources__labels", "nonsense", "not an object"),
+        ("resources__labels", "nonsense", "write key=value"),
         ("beta2", "1", "less than 1"),
     ],
 )
@@ -141,3 +144,57 @@ def test_the_job_page_shows_results_and_the_reason(client: Client) -> None:
         assert "0.125" in page
         assert "0.875" in page
     assert "<html" not in text(client.get(f"/jobs/{job.pk}/?part=state"))
+
+
+def test_the_job_page_knows_what_it_has_drawn(client: Client) -> None:
+    job = make.make_attempt(make.make_job()).job
+    for query in ("", "?part=state"):
+        page = text(client.get(f"/jobs/{job.pk}/{query}"))
+        drawn = json.loads(page.split('id="job-drawn"')[1].split(">", 1)[1].split("</script>")[0])
+        newest = snapshot(job)
+        assert drawn["status"] == "running"
+        assert drawn == {key: newest[key] for key in drawn}
+
+
+def test_progress_of_a_long_run_is_written_out(client: Client) -> None:
+    job = make.make_attempt(make.make_job()).job
+    Job.objects.filter(pk=job.pk).update(progress_done=12345, progress_total=20000, progress_unit="steps")
+    for path in ("/", "/jobs/", f"/jobs/{job.pk}/"):
+        assert "12,345 of 20,000 steps" in text(client.get(path))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.93414, "0.9341"), (2e-4, "0.0002"), (12345.6, "12,346"), (80, "80"), (2442240, "2,442,240"), (None, "—")],
+)
+def test_figures_read_well(value: Any, shown: str) -> None:
+    assert figure(value) == shown
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("finetune", ["model", "dataset"]), ("launch", ["model"])])
+def test_a_form_that_nothing_can_be_chosen_in_leads_to_adding(client: Client, kind: str, wanted: list[str]) -> None:
+    path = f"/jobs/new/?kind={kind}"
+    for what in wanted:
+        assert f'There is no {what} yet; <a href="/{what}s/new/">' in text(client.get(path))
+    make.make_model()
+    make.make_dataset()
+    assert "There is no" not in text(client.get(path))
+
+
+def test_an_adapter_is_offered_with_the_model_it_is_for(client: Client) -> None:
+    make.make_adapter("tuned", base_model=make.make_model("base"))
+    assert '<option value="tuned">tuned (on base)</option>' in text(client.get("/jobs/new/?kind=launch"))
+
+
+def test_a_device_out_of_reach_is_not_called_free(client: Client) -> None:
+    make.make_node("gone", online=False)
+    page = text(client.get("/"))
+    assert "Device 0: out of reach" in page
+    assert "Device 0: free" not in page
+
+
+def test_every_hint_and_error_of_the_form_is_tied_to_its_field(client: Client) -> None:
+    page = text(client.post("/jobs/new/?kind=finetune", {"learning_rate": "-1"}))
+    for described in page.split('aria-describedby="')[1:]:
+        for target in described.split('"')[0].split():
+            assert f'id="{target}"' in page
