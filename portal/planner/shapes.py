@@ -82,6 +82,8 @@ class Layer:
     count: int
     attention: Attention
     mlp: Mlp
+    parameters: int
+    """Of one such layer, with all of its experts."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class ModelShape:
     norm: Literal["rms", "layer"] = "rms"
     logits: bool = True
     """Whether the forward pass ends in scores over the vocabulary."""
+    assumed: str = ""
+    """What had to be assumed about the config, in one sentence; empty when its family is known."""
 
     @cached_property
     def depth(self) -> int:
@@ -146,8 +150,7 @@ class ModelShape:
     @cached_property
     def layer_parameters(self) -> int:
         """Parameters of the largest single layer."""
-        inside = [t for t in self.tensors if t.name.startswith("layers.")]
-        return -(-sum(t.parameters for t in inside) // self.depth)
+        return max(layer.parameters for layer in self.layers)
 
     def kv_elements(self, tokens: int) -> int:
         """Elements in the KV cache of one sequence of `tokens`; a sliding window keeps its last tokens only."""

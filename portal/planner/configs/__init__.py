@@ -1,0 +1,1 @@
+"""Public configs of well-known models, as data: the fields that shapes follow from, with their source."""
