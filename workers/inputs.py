@@ -15,7 +15,9 @@ Part = TypeVar("Part", bound=Contract)
 
 def localised(order: Order, store: ArtifactStore) -> Order:
     """The same order with local paths. Raises ArtifactMissing or UnsafeURI, with the field's name in the sentence."""
-    changes: dict[str, object] = {"model": _fetched(order.model, "uri", "model", store)}
+    changes: dict[str, object] = {}
+    if order.model:
+        changes["model"] = _fetched(order.model, "uri", "model", store)
     if order.dataset:
         dataset = _fetched(order.dataset, "train_uri", "dataset", store)
         changes["dataset"] = _fetched(dataset, "test_uri", "dataset", store) if dataset.test_uri else dataset

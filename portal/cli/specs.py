@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from portal.cli.client import Problem
 from workers.contract.errors import unknown_name
-from workers.contract.spec import FinetuneSpec, LaunchSpec
+from workers.contract.spec import FinetuneSpec, LaunchSpec, PreflightSpec
 
-KINDS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec}
+KINDS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec, "preflight": PreflightSpec}
 
 
 def read(source: str, changes: list[str]) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Node
 from workers.contract.errors import FieldError, Refused, unknown_name
-from workers.contract.spec import FinetuneSpec, LaunchSpec
+from workers.contract.spec import FinetuneSpec, LaunchSpec, PreflightSpec
 
 
 @dataclass
 class Named:
     """The records a spec names."""
 
-    model: ModelProfile
+    model: ModelProfile | None
+    """None for a preflight without a model."""
     dataset: Dataset | None = None
     adapter: Adapter | None = None
 
@@ -28,29 +29,34 @@ class _Errors:
         self.found.append(FieldError(path, value, f"{path}: {sentence}"))
 
 
-def look_up(spec: FinetuneSpec | LaunchSpec) -> Named:
+def look_up(spec: FinetuneSpec | LaunchSpec | PreflightSpec) -> Named:
     """The records behind the names in `spec`. Raises Refused with every error found."""
     errors = _Errors()
-    model = ModelProfile.objects.filter(name=spec.model).first()
-    if model is None:
-        errors.found.append(unknown_name("model", "model", spec.model, _names(ModelProfile)))
-    elif model.context_length and spec.context_length > model.context_length:
-        errors.add(
-            "context_length",
-            spec.context_length,
-            f"{spec.context_length} tokens are more than {model.name} can hold; use at most {model.context_length}.",
-        )
+    model = _model(spec, errors) if spec.model else None
     if spec.resources.node and not Node.objects.filter(name=spec.resources.node).exists():
         errors.found.append(unknown_name("resources.node", "node", spec.resources.node, _names(Node)))
     dataset = adapter = None
     if isinstance(spec, FinetuneSpec):
         dataset = _dataset(spec, errors)
         _one_device(spec, errors)
-    else:
+    elif isinstance(spec, LaunchSpec):
         adapter = _adapter(spec, errors)
-    if errors.found or model is None:
+    if errors.found:
         raise Refused(errors.found)
     return Named(model, dataset, adapter)
+
+
+def _model(spec: FinetuneSpec | LaunchSpec | PreflightSpec, errors: _Errors) -> ModelProfile | None:
+    model = ModelProfile.objects.filter(name=spec.model).first()
+    if model is None:
+        errors.found.append(unknown_name("model", "model", spec.model or "", _names(ModelProfile)))
+    elif not isinstance(spec, PreflightSpec) and model.context_length and spec.context_length > model.context_length:
+        errors.add(
+            "context_length",
+            spec.context_length,
+            f"{spec.context_length} tokens are more than {model.name} can hold; use at most {model.context_length}.",
+        )
+    return model
 
 
 def _dataset(spec: FinetuneSpec, errors: _Errors) -> Dataset | None:

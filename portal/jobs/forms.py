@@ -19,9 +19,9 @@ from portal.fleet.models import Node
 from portal.jobs import services
 from portal.jobs.models import Job
 from workers.contract.errors import FieldError, Refused
-from workers.contract.spec import DeepSpeedSettings, FinetuneSpec, LaunchSpec
+from workers.contract.spec import DeepSpeedSettings, FinetuneSpec, LaunchSpec, PreflightSpec
 
-SPECS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec}
+SPECS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec, "preflight": PreflightSpec}
 NOT_ASKED = ("kind", "spec_version")
 FIRST: dict[str, tuple[str, ...]] = {
     "finetune": (
@@ -29,7 +29,29 @@ FIRST: dict[str, tuple[str, ...]] = {
         "context_length", "learning_rate", "lora__rank", "lora__alpha",
     ),
     "launch": ("model", "adapter", "name", "quantization", "context_length", "max_tokens", "temperature", "top_p"),
+    "preflight": ("resources__node", "resources__devices", "model", "name"),
 }  # fmt: skip
+EMPTY: dict[str, dict[str, str]] = {"preflight": {"resources__node": "choose one", "model": "none: the node alone"}}
+"""Kind → field → what its empty choice says, where that is not what other kinds say."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the page of a kind's form says around its fields."""
+
+    title: str
+    heading: str
+    advanced: str
+    button: str
+
+
+WORDS = {
+    "finetune": Words(
+        "New fine-tune", "Fine-tune a model", "optimizer, precision, DeepSpeed, where it runs", "Start fine-tune"
+    ),
+    "launch": Words("New launch", "Launch a model", "precision, seed, preflight, where it runs", "Launch"),
+    "preflight": Words("New preflight", "Check a node", "which of its devices", "Start preflight"),
+}
 HINTS = {"resources__labels": "Write key=value, with commas between."}
 GROUPS = {"lora": "LoRA", "deepspeed": "DeepSpeed", "resources": "Where it runs", "": "More settings"}
 
@@ -59,10 +81,15 @@ class JobForm(forms.Form):
         self.kind = kind
         self._options: dict[str, dict[str, Any]] = {}
         for name, info in _leaves(SPECS[kind]):
-            self.fields[name] = _form_field(name, info)
+            self.fields[name] = _form_field(name, info, EMPTY.get(kind, {}))
             if get_origin(info.annotation) is Literal:
                 self._options[name] = {str(option): option for option in get_args(info.annotation)}
         self.initial = {name: shown(value) for name, value in flat(spec or {}) if name in self.fields}
+
+    @property
+    def words(self) -> Words:
+        """What its page says."""
+        return WORDS[self.kind]
 
     @property
     def first(self) -> Group:
@@ -81,9 +108,13 @@ class JobForm(forms.Form):
 
     @property
     def wanting(self) -> list[str]:
-        """What the job needs one of, and the catalog has none of."""
-        needed: dict[str, type[Model]] = {"model": ModelProfile, "dataset": Dataset}
-        return [name for name, kind in needed.items() if name in self.fields and not kind._default_manager.exists()]
+        """What the job needs one of, and there is none of."""
+        needed: dict[str, dict[str, type[Model]]] = {
+            "finetune": {"model": ModelProfile, "dataset": Dataset},
+            "launch": {"model": ModelProfile},
+            "preflight": {"node": Node},
+        }
+        return [name for name, records in needed[self.kind].items() if not records._default_manager.exists()]
 
     @property
     def advanced_has_error(self) -> bool:
@@ -145,13 +176,13 @@ def _nested(annotation: Any) -> type[BaseModel] | None:
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
-def _form_field(name: str, info: FieldInfo) -> forms.Field:
+def _form_field(name: str, info: FieldInfo, empty: dict[str, str]) -> forms.Field:
     hint = " ".join(filter(None, (info.description, HINTS.get(name))))
     common: dict[str, Any] = {"label": info.title or name, "help_text": hint, "required": False}
     if info.annotation is bool:
         tick = forms.CheckboxInput(attrs={"class": "form-check-input"})
         return forms.BooleanField(**common, initial=info.default, widget=tick)
-    choices = _choices(name, info)
+    choices = _choices(name, info, empty)
     if choices is not None:
         widget: forms.Widget = forms.Select(choices=choices, attrs={"class": "form-select"})
     else:
@@ -165,7 +196,7 @@ def _form_field(name: str, info: FieldInfo) -> forms.Field:
     return forms.CharField(**common, initial=initial, widget=widget, strip=True)
 
 
-def _choices(name: str, info: FieldInfo) -> list[tuple[str, str]] | None:
+def _choices(name: str, info: FieldInfo, empty: dict[str, str]) -> list[tuple[str, str]] | None:
     records: dict[str, Any] = {"model": ModelProfile, "dataset": Dataset, "adapter": Adapter, "resources__node": Node}
     if name == "deepspeed__zero_stage":
         stages = get_args(DeepSpeedSettings.model_fields["zero_stage"].annotation)
@@ -174,13 +205,13 @@ def _choices(name: str, info: FieldInfo) -> list[tuple[str, str]] | None:
         return [(str(option), str(option)) for option in get_args(info.annotation)]
     if name in records and not (name == "adapter" and "generated" in (info.description or "")):
         optional = NoneType in get_args(info.annotation)
-        empty = {"resources__node": "any node", "adapter": "none: the base model"}.get(name, "choose one")
+        said = {"resources__node": "any node", "adapter": "none: the base model", **empty}.get(name, "choose one")
         rows = records[name].objects.order_by("name")
         if name == "adapter":
             known = [(row.name, f"{row.name} (on {row.base_model.name})") for row in rows.select_related("base_model")]
         else:
             known = [(option, option) for option in rows.values_list("name", flat=True)]
-        return [("", empty), *known] if optional or len(known) != 1 else known
+        return [("", said), *known] if optional or len(known) != 1 else known
     return None
 
 

@@ -33,7 +33,7 @@ def build(job: Job, number: int, node_id: int, device_ids: tuple[int, ...]) -> O
         token=token,
         node=Node.objects.get(pk=node_id).name,
         spec=spec,
-        model=_model(named.model),
+        model=_model(named.model) if named.model else None,
         dataset=_dataset(named.dataset) if named.dataset else None,
         adapter=_adapter(named.adapter) if named.adapter else None,
         devices=tuple(Device.model_validate({"kind": d.kind, "index": d.index, "name": d.name}) for d in devices),

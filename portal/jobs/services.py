@@ -21,9 +21,9 @@ from portal.jobs.notify import job_changed
 from portal.jobs.scheduler import Placement
 from workers.contract.errors import Refused, from_pydantic
 from workers.contract.reasons import Reason
-from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec
+from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightSpec
 
-Spec = FinetuneSpec | LaunchSpec
+Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
 
 def submit(
@@ -252,6 +252,8 @@ def _note(job: Job, old: Status, new: Status, note: str, reason: str = "") -> No
 def _name(spec: Spec) -> str:
     if isinstance(spec, FinetuneSpec):
         return f"Fine-tune {spec.model} on {spec.dataset}"
+    if isinstance(spec, PreflightSpec):
+        return f"Preflight of {spec.resources.node}" + (f" for {spec.model}" if spec.model else "")
     return f"Launch {spec.adapter or spec.model}"
 
 

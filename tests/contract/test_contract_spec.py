@@ -17,12 +17,14 @@ from workers.contract.spec import (
     LaunchSpec,
     LoraSettings,
     Order,
+    PreflightSpec,
     Resources,
     UnknownVersion,
 )
 
 FINETUNE = {"kind": "finetune", "model": "tiny", "dataset": "tickets"}
 LAUNCH = {"kind": "launch", "model": "tiny"}
+PREFLIGHT = {"kind": "preflight", "resources": {"node": "n1"}}
 ORDER = {
     "job": 7,
     "attempt": 1,
@@ -33,7 +35,7 @@ ORDER = {
     "devices": [{"kind": "cuda", "index": 0}],
     "result_uri": "store://jobs/7-1",
 }
-FORM_MODELS = [FinetuneSpec, LaunchSpec, LoraSettings, DeepSpeedSettings, Resources]
+FORM_MODELS = [FinetuneSpec, LaunchSpec, PreflightSpec, LoraSettings, DeepSpeedSettings, Resources]
 NOT_ASKED = {"kind", "spec_version"}
 
 
@@ -43,7 +45,7 @@ def problems(document: dict[str, Any]) -> list[Any]:
     return caught.value.errors()
 
 
-@pytest.mark.parametrize("document", [FINETUNE, LAUNCH])
+@pytest.mark.parametrize("document", [FINETUNE, LAUNCH, PREFLIGHT])
 def test_a_minimal_spec_survives_json(document):
     spec = JOB_SPEC.validate_python(document)
     assert spec.spec_version == SPEC_VERSION
@@ -146,6 +148,19 @@ def test_an_answer_must_leave_room_for_a_prompt():
     (problem,) = problems({**LAUNCH, "context_length": 100, "max_tokens": 100})
     assert "max_tokens: 100 leaves no room for a prompt" in problem["msg"]
     assert "use at most 99" in problem["msg"]
+
+
+def test_a_preflight_names_its_node_and_may_go_without_a_model():
+    assert JOB_SPEC.validate_python(PREFLIGHT).model is None
+    with pytest.raises(ValidationError) as caught:
+        JOB_SPEC.validate_python({"kind": "preflight", "model": "tiny"})
+    (refusal,) = from_pydantic(caught.value)
+    assert (refusal.field, refusal.message) == (
+        "resources.node",
+        "resources.node: a preflight checks one node; name it.",
+    )
+    order = Order.model_validate({**ORDER, "spec": PREFLIGHT, "model": None})
+    assert Order.model_validate_json(order.model_dump_json()) == order
 
 
 @pytest.mark.parametrize("token", ["../x", "a b", "x" * 65, "a-b"])

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+KINDS = ("finetune", "launch", "preflight")
+"""Kinds of job, which pydantic puts into the path of a field."""
+
 
 class FieldError(NamedTuple):
     """One refusal. `field` is a dotted path such as 'lora.rank'; `message` is a whole sentence."""
@@ -52,7 +55,7 @@ def from_pydantic(error: ValidationError) -> list[FieldError]:
 def _field_error(
     location: tuple[int | str, ...], kind: str, text: str, context: dict[str, Any], given: Any
 ) -> FieldError:
-    field = ".".join(str(part) for part in location if part not in ("finetune", "launch", "body", "spec"))
+    field = ".".join(str(part) for part in location if part not in (*KINDS, "body", "spec"))
     if kind == "value_error" and not field and ": " in text:
         # A whole-model check names its field itself: "max_tokens: 300 leaves no room…".
         field, text = text.removeprefix("Value error, ").split(": ", 1)
@@ -73,7 +76,7 @@ def _field_error(
         rule = f"{shown} is not one of the choices; use {context.get('expected', '')}."
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         named = given.get("kind") if isinstance(given, dict) else given
-        field, rule = "kind", f"{_shown(named)} is no kind of job; use 'finetune' or 'launch'."
+        field, rule = "kind", f"{_shown(named)} is no kind of job; use 'finetune', 'launch' or 'preflight'."
     elif kind.startswith(("int_", "float_", "finite")):
         rule = f"{shown} is not a {'whole number' if kind.startswith('int_') else 'number'}."
     elif kind.startswith("bool_"):

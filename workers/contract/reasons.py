@@ -33,6 +33,7 @@ class Reason(StrEnum):
     INVALID_INPUT = "invalid_input"
     ARTIFACT_MISSING = "artifact_missing"
     UNSUPPORTED_SPEC = "unsupported_spec"
+    PREFLIGHT_FAILED = "preflight_failed"
     CRASHED = "crashed"
     KILLED = "killed"
     NEVER_STARTED = "never_started"
@@ -71,6 +72,9 @@ _MEANINGS = {
     ),
     Reason.UNSUPPORTED_SPEC: Meaning(
         Outcome.FAILED, "The node's worker does not know this version of the job; upgrade the worker."
+    ),
+    Reason.PREFLIGHT_FAILED: Meaning(
+        Outcome.FAILED, "The node is not ready for this job; each failed line of its preflight says what to do."
     ),
     Reason.CRASHED: Meaning(Outcome.FAILED, "The job's process ended with an error; its log has the cause."),
     Reason.KILLED: Meaning(

@@ -154,6 +154,9 @@ class LaunchSpec(Contract):
     temperature: float = Field(0.7, ge=0, le=2, title="Temperature", description="0 is greedy.")
     top_p: float = Field(0.9, gt=0, le=1, title="Top p", description="Nucleus sampling mass.")
     seed: int = Field(42, ge=0, le=2**32 - 1, title="Seed")
+    skip_preflight: bool = Field(
+        False, title="Skip preflight", description="Load the model without checking first that the node is ready."
+    )
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
@@ -166,8 +169,28 @@ class LaunchSpec(Contract):
         return self
 
 
-JobSpec = Annotated[FinetuneSpec | LaunchSpec, Field(discriminator="kind")]
-JOB_SPEC: TypeAdapter[FinetuneSpec | LaunchSpec] = TypeAdapter(JobSpec)
+class PreflightSpec(Contract):
+    """Check that one node is ready: packages, driver, memory, disk, all-reduce, clocks."""
+
+    kind: Literal["preflight"] = "preflight"
+    spec_version: Version = SPEC_VERSION
+    name: str = Field(
+        "", max_length=120, title="Job name", description="Shown in lists; made from the node when empty."
+    )
+    model: Slug | None = Field(
+        None, title="Model", description="Read its files and judge memory by them; without one, the node's own folder."
+    )
+    resources: Resources = Field(default_factory=Resources)
+
+    @model_validator(mode="after")
+    def _of_one_node(self) -> Self:
+        if self.resources.node is None:
+            raise ValueError("resources.node: a preflight checks one node; name it.")
+        return self
+
+
+JobSpec = Annotated[FinetuneSpec | LaunchSpec | PreflightSpec, Field(discriminator="kind")]
+JOB_SPEC: TypeAdapter[FinetuneSpec | LaunchSpec | PreflightSpec] = TypeAdapter(JobSpec)
 
 
 class ModelInput(Contract):
@@ -221,7 +244,7 @@ class Order(Contract):
     )
     node: Slug
     spec: JobSpec
-    model: ModelInput
+    model: ModelInput | None = Field(None, description="Only a preflight may go without.")
     dataset: DatasetInput | None = None
     adapter: AdapterInput | None = None
     devices: tuple[Device, ...]

@@ -66,7 +66,7 @@ def _end_on_sigterm(run: Run) -> None:
 
 def _prepare_environment(run: Run) -> None:
     """Settings that libraries read when they are imported. What the supervisor has set stays."""
-    if run.model.format != "hub":
+    if run.order.model is None or run.order.model.format != "hub":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # progress is told in events

@@ -115,6 +115,8 @@ class Run:
 
     @property
     def model(self) -> ModelInput:
+        if self.order.model is None:
+            raise invalid(f"model: the order names none, and a {self.order.spec.kind} needs one.")
         return self.order.model
 
     @property

@@ -12,6 +12,7 @@ from workers.runtimes.base import RunFailed, Runtime
 RUNTIMES = {
     "finetune": "workers.runtimes.finetune.runtime:finetune",
     "launch": "workers.runtimes.serve.runtime:serve",
+    "preflight": "workers.runtimes.preflight.runtime:preflight",
 }
 
 
