@@ -47,6 +47,8 @@ def record(envelopes: list[Envelope]) -> None:
             case Progress() as latest:
                 progress = latest
             case event:
+                if isinstance(event, Phase):
+                    progress = None  # of the phase before
                 _apply(attempt, event)
     if progress is not None:
         services.report(

@@ -76,6 +76,19 @@ RUN: list[dict[str, Any]] = [
 ]
 
 
+def test_a_new_phase_starts_without_the_progress_of_the_one_before(attempt: Attempt, live_redis: "redis.Redis") -> None:
+    reader = ingest.Ingest()
+    said = [
+        {"type": "started", "pid": 1},
+        {"type": "progress", "done": 80, "total": 80},
+        {"type": "phase", "name": "b"},
+    ]
+    ship(live_redis, envelopes(attempt, 1, said))
+    drain(reader)
+    job = Job.objects.get()
+    assert (job.phase, job.progress_done, job.progress_total) == ("b", 0, 0)
+
+
 def test_a_run_is_recorded_and_its_states_follow(attempt: Attempt, live_redis: "redis.Redis") -> None:
     reader = ingest.Ingest()
     known = envelopes(attempt, 1, RUN)
