@@ -5,6 +5,7 @@ Does not know who starts that Redis (portal.runner) nor how a worker is configur
 """
 
 import hashlib
+import json
 import os
 import secrets
 import sys
@@ -14,6 +15,10 @@ from pathlib import Path
 import dj_database_url
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+from pydantic import ValidationError
+
+from portal.planner.rules import Rules
+from workers.contract.errors import from_pydantic
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -24,6 +29,32 @@ def _flag(name: str, default: str = "0") -> bool:
 
 def _list(name: str, default: str = "") -> list[str]:
     return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
+
+
+def _rules(name: str) -> Rules:
+    """The planner's rules of thumb, with those that the environment sets in one JSON object."""
+    known = ", ".join(Rules.model_fields)
+    try:
+        chosen = json.loads(os.environ.get(name) or "{}")
+        if not isinstance(chosen, dict) or chosen.keys() - Rules.model_fields:
+            raise ValueError("it is not an object with these names")
+        return Rules.model_validate(chosen)
+    except ValidationError as error:
+        raise ImproperlyConfigured(f"{name}: {' '.join(item.message for item in from_pydantic(error))}") from None
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: {error}; write a JSON object with some of {known}.") from None
+
+
+def _dollars(name: str) -> float | None:
+    """A price; None when it isn't set."""
+    text = os.environ.get(name, "").strip()
+    try:
+        price = float(text) if text else None
+    except ValueError:
+        price = -1.0
+    if price is not None and not 0 <= price < 1e6:
+        raise ImproperlyConfigured(f"{name}: {text!r} is no price; write US dollars an hour, such as 0.40.")
+    return price
 
 
 LIFTOFF_HOME = Path(os.environ.get("LIFTOFF_HOME", BASE_DIR / "var")).resolve()
@@ -68,6 +99,8 @@ LIFTOFF_ALLOWED_ROOTS = tuple(_list("LIFTOFF_ALLOWED_ROOTS"))
 LIFTOFF_UPLOAD_LIMIT = int(os.environ.get("LIFTOFF_UPLOAD_LIMIT_MIB", "512")) * 2**20
 LIFTOFF_NODE_LOST_S = float(os.environ.get("LIFTOFF_NODE_LOST_S", "30"))
 LIFTOFF_START_TIMEOUT_S = float(os.environ.get("LIFTOFF_START_TIMEOUT_S", "120"))
+LIFTOFF_RULES = _rules("LIFTOFF_RULES")
+LIFTOFF_PRICE_PER_HOUR = _dollars("LIFTOFF_PRICE_PER_HOUR")
 
 SQLITE_OPTIONS = {
     "transaction_mode": "IMMEDIATE",

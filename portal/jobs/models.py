@@ -59,6 +59,7 @@ class Attempt(models.Model):
     order = models.JSONField(help_text="Contract Order that was dispatched, less its secrets.")
     reason = models.CharField(max_length=24, blank=True)
     detail = models.TextField(blank=True)
+    predicted = models.JSONField(null=True, blank=True, help_text="What the planner expected when it was dispatched.")
     last_seq = models.PositiveIntegerField(default=0, help_text="Every event up to this one is stored.")
     dispatched_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
@@ -88,6 +89,40 @@ class Allocation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.accelerator} held by {self.attempt}"
+
+
+class Measurement(models.Model):
+    """What a finished attempt took, beside what the planner says of just that, before calibration.
+
+    Bytes of the fullest device without the driver's context or the program itself; seconds of a step, or of a token.
+    """
+
+    attempt = models.OneToOneField(Attempt, on_delete=models.CASCADE, related_name="measurement")
+    device = models.CharField(max_length=120, help_text="The device's model, by the planner's name for it.")
+    method = models.CharField(max_length=120, help_text="What was done: goal, number type, recomputing, sharding.")
+    basis = models.CharField(max_length=20, help_text="How the bytes were measured: cuda_reserved or rss.")
+    sequence_tokens = models.PositiveIntegerField(help_text="Tokens of its longest sequence.")
+    predicted_bytes = models.PositiveBigIntegerField()
+    measured_bytes = models.PositiveBigIntegerField()
+    predicted_step_s = models.FloatField(null=True, blank=True)
+    measured_step_s = models.FloatField(null=True, blank=True)
+    at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        ordering = ["-at", "-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.device}"
+
+    def bytes_error(self) -> float:
+        """(predicted - measured) / measured; negative where it took more than was said."""
+        return self.predicted_bytes / self.measured_bytes - 1
+
+    def step_error(self) -> float | None:
+        """The same of the seconds; None where they weren't measured."""
+        if not self.predicted_step_s or not self.measured_step_s:
+            return None
+        return self.predicted_step_s / self.measured_step_s - 1
 
 
 class Transition(models.Model):
