@@ -24,7 +24,7 @@ class DeviceSpec:
     """Peak FLOP/s by number type: 'fp32', 'tf32', 'fp16', 'bf16', 'fp8', 'int8'. A type it can't do is absent."""
     tdp_w: float | None = None
     link: str = "pcie"
-    """How devices of one node reach each other: 'nvlink' or 'pcie'."""
+    """How devices of one node reach each other: 'nvlink', 'xgmi' or 'pcie'."""
     link_bandwidth: float = 32e9
     """Bytes per second, one direction, between two devices of a node."""
     price_per_hour: float | None = None
