@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from types import FrameType
 
@@ -66,6 +67,8 @@ def _end_on_sigterm(run: Run) -> None:
 
 def _prepare_environment(run: Run) -> None:
     """Settings that libraries read when they are imported. What the supervisor has set stays."""
+    # A library's word to its callers about its next version says nothing to who reads the run's log.
+    warnings.simplefilter("ignore", FutureWarning)
     if run.order.model is None or run.order.model.format != "hub":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
