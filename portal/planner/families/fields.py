@@ -38,7 +38,7 @@ class Fields:
 
     def get(self, name: str) -> Any:
         """The raw value; a field that is left out has its family's default, and None where there is none."""
-        for known in (name, self._aliases.get(name, name)):
+        for known in (self._aliases.get(name, name), name):
             if known in self._config:
                 return self._config[known]
         return self._defaults.get(name)
@@ -46,7 +46,7 @@ class Fields:
     def named(self, name: str) -> str:
         """The name under which the config has this field."""
         alias = self._aliases.get(name, name)
-        return name if name in self._config or alias not in self._config else alias
+        return alias if alias in self._config or name not in self._config else name
 
     def whole(self, name: str, least: int = 1) -> int:
         """A whole number that must be there."""

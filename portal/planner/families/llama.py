@@ -34,10 +34,20 @@ QWEN2: dict[str, Any] = {
     "max_window_layers": 28,
 }
 QWEN3: dict[str, Any] = {**QWEN2, "head_dim": 128}
+SMOLLM3: dict[str, Any] = {
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": True,
+}
 
 
 def llama(fields: Fields) -> ModelShape:
-    """Llama 1 to 3 (arXiv:2302.13971, 2307.09288, 2407.21783); SmolLM2 and Granite have its tensors."""
+    """Llama 1 to 3 (arXiv:2302.13971, 2307.09288, 2407.21783); SmolLM2, SmolLM3 and Granite have its tensors."""
     sizes = Sizes.of(fields)
     bias, mlp_bias = fields.flag("attention_bias"), fields.flag("mlp_bias")
     windows = fields.windows(sizes.layers) or [None] * sizes.layers
@@ -45,7 +55,14 @@ def llama(fields: Fields) -> ModelShape:
 
 
 def mistral(fields: Fields) -> ModelShape:
-    """Mistral 7B (arXiv:2310.06825) and Ministral: a sliding window in every layer unless it is null."""
+    """Mistral 7B (arXiv:2310.06825): a sliding window in every layer unless it is null."""
+    sizes = Sizes.of(fields)
+    windows = [fields.optional("sliding_window")] * sizes.layers
+    return decoder(fields, sizes, *stacked(windows, lambda window: _layer(sizes, window)))
+
+
+def ministral(fields: Fields) -> ModelShape:
+    """Ministral: Mistral's layers, whose windows `layer_types` may switch off one by one."""
     sizes = Sizes.of(fields)
     windows = fields.windows(sizes.layers) or [fields.optional("sliding_window")] * sizes.layers
     return decoder(fields, sizes, *stacked(windows, lambda window: _layer(sizes, window)))

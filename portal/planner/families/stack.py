@@ -30,24 +30,28 @@ class Sizes:
     context: int
 
     @classmethod
-    def of(cls, fields: Fields) -> "Sizes":
-        """As Transformers reads them: key-value heads default to the heads, a head's width to hidden / heads."""
+    def of(cls, fields: Fields, heads_are: Literal["grouped", "classic", "latent"] = "grouped") -> "Sizes":
+        """As Transformers reads them.
+
+        Heads that are 'grouped' have key-value heads, as many where nothing is said, and a width of hidden / heads
+        where none is given. 'classic' heads, GPT-2's, are always that wide, and an MLP that isn't given has
+        4 × hidden. 'latent' heads have their widths in other fields.
+        """
         hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
-        kv_heads = fields.optional("num_key_value_heads") or heads
-        if heads % kv_heads:
+        kv_heads = None if heads_are == "latent" else fields.optional("num_key_value_heads")
+        if kv_heads and heads % kv_heads:
             raise fields.refused("num_key_value_heads", f"must divide the {heads} attention heads")
-        head_dim = fields.optional("head_dim")
-        if head_dim is None:
-            if hidden % heads:
-                raise fields.refused("hidden_size", f"must be divisible by the {heads} attention heads")
-            head_dim = hidden // heads
+        head_dim = fields.optional("head_dim") if heads_are == "grouped" else None
+        if head_dim is None and heads_are != "latent" and hidden % heads:
+            raise fields.refused("hidden_size", f"must be divisible by the {heads} attention heads")
+        intermediate = fields.optional("intermediate_size") or 4 * hidden if heads_are == "classic" else None
         return cls(
             hidden=hidden,
             layers=fields.whole("num_hidden_layers"),
             heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            intermediate=fields.whole("intermediate_size"),
+            kv_heads=kv_heads or heads,
+            head_dim=head_dim or hidden // heads,
+            intermediate=intermediate or fields.whole("intermediate_size"),
             vocab=fields.whole("vocab_size"),
             context=fields.whole("max_position_embeddings"),
         )
@@ -125,39 +129,50 @@ def stacked(kinds: Iterable[Kind], make: Callable[[Kind], Made]) -> tuple[tuple[
     return tuple(layers), list(merged.values())
 
 
+@dataclass(frozen=True)
+class Around:
+    """What lies around the layers of a decoder, where it isn't as in Llama."""
+
+    norm: Literal["rms", "layer"] = "rms"
+    norm_bias: bool = False
+    embedding: str = "embed_tokens"
+    beside: tuple[Tensor, ...] = ()
+    """After the embedding: positions, a norm, projections."""
+    final_norm: str | None = "norm"
+    head_bias: bool = False
+    width: int | None = None
+    """Of the embedding and the head, where it isn't the hidden size."""
+
+
 def decoder(
-    fields: Fields,
-    sizes: Sizes,
-    layers: tuple[Layer, ...],
-    inside: list[Tensor],
-    *,
-    norm: Literal["rms", "layer"] = "rms",
-    norm_bias: bool = False,
-    head_bias: bool = False,
-    final_norm: str = "norm",
+    fields: Fields, sizes: Sizes, layers: tuple[Layer, ...], inside: list[Tensor], around: Around | None = None
 ) -> ModelShape:
-    """A causal language model: embedding, layers, final norm, and a head unless it is tied. Name and family are left
-    to the caller."""
-    hidden, vocab = sizes.hidden, sizes.vocab
-    outer = [Tensor("embed_tokens.weight", (vocab, hidden), 1, "embedding")]
-    last = Block(norm_bias)
-    last.norm(final_norm, hidden)
+    """A causal language model: embedding, layers, final norm, and a head unless it is tied.
+
+    Name and family are left to the caller.
+    """
+    around = around or Around()
+    vocab, width = sizes.vocab, around.width or sizes.hidden
+    embedding = Tensor(f"{around.embedding}.weight", (vocab, width), 1, "embedding")
+    last = Block(around.norm_bias)
+    if around.final_norm:
+        last.norm(around.final_norm, sizes.hidden)
     tied = fields.flag("tie_word_embeddings")
     if not tied:
-        last.linear("lm_head", vocab, hidden, "head", head_bias)
-    elif head_bias:
+        last.linear("lm_head", vocab, width, "head")
+    if around.head_bias:
         last.plain("lm_head.bias", (vocab,), "head")
     return ModelShape(
         name="",
         family="",
-        hidden=hidden,
+        hidden=sizes.hidden,
         vocab=vocab,
         context=sizes.context,
         layers=layers,
-        tensors=(*outer, *inside, *last.tensors),
+        tensors=(embedding, *around.beside, *inside, *last.tensors),
         tied=tied,
         dtype=fields.dtype(),
-        norm=norm,
+        norm=around.norm,
     )
 
 
