@@ -6,20 +6,25 @@ Knows no profiles of the catalog; the data is in portal.planner.configs, each wi
 from functools import cache
 from typing import Any
 
-from portal.planner.configs import llama
+from portal.planner.configs import classic, gemma, llama, mistral, phi, qwen, sparse
 from portal.planner.families import shape_from_config
 from portal.planner.shapes import ModelShape
 from workers.contract.errors import Refused, unknown_name
 
-_ALL = llama.CONFIGS
+_ALL = {
+    name: entry for file in (llama, qwen, mistral, gemma, phi, sparse, classic) for name, entry in file.CONFIGS.items()
+}
 MODELS: dict[str, dict[str, Any]] = {name: config for name, (_, config) in _ALL.items()}
 """Built-in name → the fields of its public config.json."""
-SOURCES: dict[str, str] = {name: source for name, (source, _) in _ALL.items()}
-"""Built-in name → where its config is published: a hub id, or a paper."""
+SOURCES: dict[str, str] = {
+    name: source if source.startswith("http") else f"https://huggingface.co/{source}/blob/main/config.json"
+    for name, (source, _) in _ALL.items()
+}
+"""Built-in name → where its config is published."""
 
 
 def names() -> list[str]:
-    """The built-in names, in the order of their families and sizes."""
+    """The built-in names, family by family and by size."""
     return list(MODELS)
 
 
