@@ -1,4 +1,4 @@
-"""NVIDIA devices through NVML: what they are, how they are linked, what they do now.
+"""NVIDIA devices through NVML: what they are, how they are linked, what they do now, who holds them.
 
 A node without the library, the driver or a GPU has none, quietly. Doesn't know what devices are used for.
 """
@@ -24,6 +24,15 @@ _PATHS = {
 }
 _HOST_LEVEL = 40
 
+# nvmlClocksEventReasons: why a clock is below what was asked for. Idle and a user's own setting are no trouble.
+_SLOWED = {
+    0x04: "its power limit (software power cap)",
+    0x08: "hardware slowdown",
+    0x20: "heat (software thermal slowdown)",
+    0x40: "heat (hardware thermal slowdown)",
+    0x80: "the power supply (hardware power brake)",
+}
+
 
 @dataclass(frozen=True)
 class DeviceSample:
@@ -36,6 +45,24 @@ class DeviceSample:
     memory_bytes: int | None
     memory_total_bytes: int | None
     power_w: float | None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds memory of a device; `bytes` None where the driver doesn't say how much."""
+
+    pid: int
+    bytes: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """A device's streaming multiprocessors now, in MHz, and in words what slows them; None where it doesn't say."""
+
+    now_mhz: int | None
+    max_mhz: int | None
+    slowed_by: tuple[str, ...] | None
 
 
 class Nvml:
@@ -69,6 +96,39 @@ class Nvml:
 
     def sample(self) -> list[DeviceSample]:
         return [self._sample(index, handle) for index, handle in self._handles.items()]
+
+    def holders(self, index: int) -> list[Holder]:
+        """Every process with memory on the device, largest first. Process ids are the host's, also in a container."""
+        held: dict[int, int | None] = {}
+        for kind in ("Compute", "Graphics"):
+            for process in self._processes(kind, self._handles[index]):
+                known = held.get(process.pid) or 0
+                held[process.pid] = max(known, process.usedGpuMemory or 0) or None
+        holders = [Holder(pid, used, self._process_name(pid)) for pid, used in held.items()]
+        return sorted(holders, key=lambda holder: -(holder.bytes or 0))
+
+    def clocks(self, index: int) -> Clocks:
+        handle, lib = self._handles[index], self._lib
+        # Drivers before 535 know the reasons by their older name only.
+        reasons = self._ask(lib.nvmlDeviceGetCurrentClocksEventReasons, handle)
+        if reasons is None:
+            reasons = self._ask(lib.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+        return Clocks(
+            now_mhz=self._ask(lib.nvmlDeviceGetClockInfo, handle, lib.NVML_CLOCK_SM),
+            max_mhz=self._ask(lib.nvmlDeviceGetMaxClockInfo, handle, lib.NVML_CLOCK_SM),
+            slowed_by=None if reasons is None else tuple(why for bit, why in _SLOWED.items() if reasons & bit),
+        )
+
+    def _processes(self, kind: str, handle: Any) -> list[Any]:
+        """The driver may be older than the library's newest question."""
+        for version in ("_v3", "_v2"):
+            question = getattr(self._lib, f"nvmlDeviceGet{kind}RunningProcesses{version}")
+            if (answer := self._ask(question, handle)) is not None:
+                return list(answer)
+        return []
+
+    def _process_name(self, pid: int) -> str:
+        return _text(self._ask(self._lib.nvmlSystemGetProcessName, pid) or "").rsplit("/", 1)[-1]
 
     def _ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
         """The answer, or None where the device doesn't support the question (or is lost)."""

@@ -73,6 +73,38 @@ class FakeNvml:
     def nvmlDeviceGetTopologyCommonAncestor(self, a, b):
         return 50 if 0 in (a, b) else 30
 
+    NVML_CLOCK_SM = 1
+
+    @staticmethod
+    def process(pid, used):
+        return SimpleNamespace(pid=pid, usedGpuMemory=used)
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle):
+        raise self.NVMLError("Function Not Found")  # an older driver
+
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, handle):
+        return [self.process(11, 2 * GIB), self.process(12, None)]
+
+    def nvmlDeviceGetGraphicsRunningProcesses_v3(self, handle):
+        return [self.process(11, GIB), self.process(13, 3 * GIB)]
+
+    def nvmlSystemGetProcessName(self, pid):
+        return b"/usr/bin/python3" if pid == 11 else self._unless_unmetered(2, "")
+
+    def nvmlDeviceGetClockInfo(self, handle, kind):
+        return 345
+
+    def nvmlDeviceGetMaxClockInfo(self, handle, kind):
+        return 1980
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle):
+        if handle == 2:
+            raise self.NVMLError("Function Not Found")
+        return 0x01 if handle == 0 else 0x41
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):
+        return 0x84
+
     def _unless_unmetered(self, handle, value):
         if handle == 2:
             raise self.NVMLError("Not Supported")
@@ -143,6 +175,15 @@ def test_devices_are_sampled():
     (cpu,) = sample_devices(Nvml(FakeNvml(), {"CUDA_VISIBLE_DEVICES": ""}))
     assert 0 <= cpu.util_percent <= 100
     assert cpu.memory_bytes > 0
+
+
+def test_who_holds_a_gpu_and_what_slows_it_is_read():
+    held = [(holder.pid, holder.bytes, holder.name) for holder in gpus().holders(0)]
+    assert held == [(13, 3 * GIB, ""), (11, 2 * GIB, "python3"), (12, None, "")]
+    idle, hot, unmetered = (gpus().clocks(index) for index in range(3))
+    assert (idle.now_mhz, idle.max_mhz, idle.slowed_by) == (345, 1980, ())
+    assert hot.slowed_by == ("heat (hardware thermal slowdown)",)
+    assert len(unmetered.slowed_by) == 2  # told by the reasons' older name
 
 
 def test_labels(tmp_path):
