@@ -1,4 +1,4 @@
-"""Load the model, listen, say so, and answer until SIGTERM; then let what is being said end, for a short while.
+"""Check the node, load the model, listen, say so, and answer until SIGTERM; then let what is being said end, shortly.
 
 Knows nothing of who ordered it.
 """
@@ -15,6 +15,7 @@ import uvicorn
 
 from workers.runtimes.base import Run, invalid
 from workers.runtimes.models import add_adapter, choose_dtype, context_limit, load_model
+from workers.runtimes.preflight.runtime import before_launch
 from workers.runtimes.serve.api import make_app
 from workers.runtimes.serve.engine import Engine
 
@@ -30,6 +31,8 @@ def serve(run: Run) -> None:
     spec, token = run.launch_spec, run.order.serve_token
     if not token:
         raise invalid("serve_token: the order has none, and a served model answers only to its bearer.")
+    if not spec.skip_preflight:
+        before_launch(run)
     run.phase("loading model")
     dtype = choose_dtype(spec.precision, run.device_kind)
     model, tokenizer = load_model(run.model, dtype, run.device_kind, spec.quantization)
