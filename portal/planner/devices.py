@@ -61,6 +61,7 @@ def _gpu(
         price_per_hour=price,
         source=source,
         capability=capability,
+        host_bandwidth=PCIE[pcie] * 1e9,
     )
 
 
@@ -79,6 +80,7 @@ def of_cpu(name: str, cores: int, ram_bytes: int) -> DeviceSpec:
         bandwidth=min(cores * CPU_CORE_BANDWIDTH, CPU_BANDWIDTH),
         flops={"fp32": flops, "bf16": flops * CPU_BF16},
         link_bandwidth=CPU_BANDWIDTH,
+        host_bandwidth=CPU_BANDWIDTH,
         source=f"Assumed of {cores} cores: AVX2 at 2.5 GHz, 10 GB/s of RAM a core up to 200 GB/s",
     )
 

@@ -33,6 +33,8 @@ class DeviceSpec:
     """Where the figures are published."""
     capability: float | None = None
     """CUDA compute capability, e.g. 8.0."""
+    host_bandwidth: float = 32e9
+    """Bytes per second, one direction, between the device and the host's memory."""
 
     def has(self, number: str) -> bool:
         """Whether the device computes in this number type by itself."""

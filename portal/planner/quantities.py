@@ -1,0 +1,25 @@
+"""Numbers as people say them: '6.74 G', '12.3 ms', '1.5 GB'. Decimal units, as data sheets have them."""
+
+PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def amount(value: float) -> str:
+    """Three digits and the prefix that the unit follows: '312 T', '6.74 G', '512 '."""
+    for scale, prefix in PREFIXES:
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def size(count: float) -> str:
+    """Bytes: '13.5 GB'."""
+    return f"{amount(count)}B"
+
+
+def seconds(value: float) -> str:
+    """'1.25 s', '12.3 ms', '40 µs'."""
+    if value >= 1:
+        return f"{value:,.2f} s"
+    if value >= 1e-3:
+        return f"{value * 1e3:.3g} ms"
+    return f"{value * 1e6:.3g} µs"
