@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, set_seed
 
+from workers.contract.measured import MEASURED
 from workers.runtimes.base import Pace, Run, invalid, local_path
 from workers.runtimes.finetune.evaluation import Score, evaluate
 from workers.runtimes.finetune.manifest import write_manifest
 from workers.runtimes.finetune.samples import Sample, make_samples, read_rows
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, lora_config, trainer_settings
 from workers.runtimes.finetune.zero import deepspeed_config, prepare_one_process
+from workers.runtimes.measuring import Meter
 from workers.runtimes.models import check_context, choose_dtype, load_config, load_model
 
 ADAPTER_DIR = "adapter"
@@ -42,13 +44,15 @@ def finetune(run: Run) -> None:
             raise invalid("deepspeed.zero_stage: 3 needs a safetensors model; convert the GGUF file, or use stage 2.")
         (run.output_dir / DS_CONFIG_FILE).write_text(json.dumps(ds_config, indent=2) + "\n")
         prepare_one_process(run.device_kind)
+    meter = Meter(run.order.devices)
     settings = trainer_settings(spec, run.run_dir / "trainer", dtype, run.device_kind, ds_config)
     model, tokenizer = load_model(run.model, dtype, run.device_kind)
     train = make_samples(train_rows, dataset, tokenizer, spec.context_length)
     test = make_samples(test_rows, dataset, tokenizer, spec.context_length)
     set_seed(spec.seed)
-    narrator = Narrator(run)
+    narrator = Narrator(run, meter)
     trainer = WatchedTrainer(
+        meter,
         model=model,
         args=settings,
         train_dataset=as_dataset(train),
@@ -67,8 +71,10 @@ def finetune(run: Run) -> None:
         run.result("test_before", score.values())
 
     run.phase("training")
+    meter.begin()
     start = time.monotonic()
     trainer.train()
+    measured = meter.measured()
     results["training"] = {
         "loss_first": narrator.losses[0],
         "loss_last": narrator.losses[-1],
@@ -78,6 +84,8 @@ def finetune(run: Run) -> None:
         "trainable_parameters": _trainable(trainer.model),
     }
     run.result("training", results["training"])
+    if measured is not None:
+        run.result(MEASURED, measured.model_dump(mode="json"))
 
     if test:
         run.phase("evaluating after")

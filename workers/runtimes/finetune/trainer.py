@@ -18,15 +18,22 @@ from workers.contract.reasons import Reason
 from workers.contract.spec import FinetuneSpec
 from workers.runtimes.base import Pace, Run, RunFailed, invalid
 from workers.runtimes.finetune.samples import Sample
+from workers.runtimes.measuring import Meter
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untyped
-    """SFTTrainer that stops at the first loss that is no number, before it reaches the weights."""
+    """SFTTrainer that stops at the first loss that is no number, before it reaches the weights; tells `meter` what it
+    trains on."""
 
-    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        loss: torch.Tensor = super().training_step(*arguments, **options)
+    def __init__(self, meter: Meter, **options: Any) -> None:
+        super().__init__(**options)
+        self._meter = meter
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
+        self._meter.saw(inputs["input_ids"].numel(), self.args.per_device_train_batch_size)
+        loss: torch.Tensor = super().training_step(model, inputs, *arguments, **options)
         if not torch.isfinite(loss):
             raise RunFailed(
                 Reason.NAN_LOSS,
@@ -39,8 +46,9 @@ class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untype
 class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
     """Emits Progress each step and a Metric each log; remembers the first and last loss and the tokens seen."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, meter: Meter) -> None:
         self._run = run
+        self._meter = meter
         self._pace = Pace()
         self._logged_at = time.monotonic()
         self.losses: list[float] = []
@@ -53,6 +61,7 @@ class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self._run.progress(0, state.max_steps, "steps")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._meter.step()
         self.steps = state.global_step
         eta_s = self._pace.eta_s(state.global_step, state.max_steps)
         self._run.progress(state.global_step, state.max_steps, "steps", eta_s)

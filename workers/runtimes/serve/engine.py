@@ -45,6 +45,8 @@ class Engine:
 
     def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
         self.context_length = context_length
+        self.longest = 0
+        """Tokens of the longest prompt and answer so far."""
         self._model, self._tokenizer = model, tokenizer
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
         self._closing = threading.Event()
@@ -94,6 +96,7 @@ class Engine:
             stopping_criteria=[_Until(lambda: speech.stopped or left.is_set() or self._closing.is_set())],
             **sampling,
         )
+        self.longest = max(self.longest, int(produced.shape[1]))
         ended = speech.stopped or int(produced[0, -1]) in self._end_tokens()
         cut = len(ask.prompt) + ask.max_tokens <= produced.shape[1]
         say(Piece(speech.rest(), speech.count, "length" if cut and not ended else "stop"))

@@ -13,7 +13,9 @@ from typing import Any
 
 import uvicorn
 
+from workers.contract.measured import MEASURED
 from workers.runtimes.base import Run, invalid
+from workers.runtimes.measuring import Meter
 from workers.runtimes.models import add_adapter, choose_dtype, context_limit, load_model
 from workers.runtimes.preflight.runtime import before_launch
 from workers.runtimes.serve.api import make_app
@@ -35,6 +37,7 @@ def serve(run: Run) -> None:
         before_launch(run)
     run.phase("loading model")
     dtype = choose_dtype(spec.precision, run.device_kind)
+    meter = Meter(run.order.devices)
     model, tokenizer = load_model(run.model, dtype, run.device_kind, spec.quantization)
     name = run.model.name
     if run.adapter is not None:
@@ -52,13 +55,21 @@ def serve(run: Run) -> None:
         run.phase("serving")
         run.ready(url, name)
 
-    app = make_app(engine, spec, name, token, report=lambda values: run.metric(values))
+    def report(values: dict[str, float]) -> None:
+        run.metric(values)
+        rate = values.get("tokens_per_s")
+        meter.answered(engine.longest, 1 / rate if rate else None)
+
+    app = make_app(engine, spec, name, token, report)
     server = Server(app, announce)
     run.on_stop.append(server.stop)
+    meter.begin()
     try:
         asyncio.run(server.serve(sockets=[listener]))
     finally:
         engine.close()
+        if (measured := meter.measured()) is not None:
+            run.result(MEASURED, measured.model_dump(mode="json"))
 
 
 def listen(address: str) -> socket.socket:
