@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi-2": (
         "microsoft/phi-2",

@@ -62,6 +62,9 @@ FAMILIES: dict[str, Family] = {
 }
 TEXT_PARTS = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral"}
 """Multimodal model_type → the family of its text part, where `text_config` doesn't name it."""
+MOST_FIELDS = 2_000
+MOST_PARAMETERS = 10**14
+"""A hundred times the largest model of 2025; more is a slip of the keyboard."""
 SHARED = ("tie_word_embeddings", "dtype", "torch_dtype")
 """Fields that a multimodal config may give for its text part too."""
 LLAMA_LIKE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
@@ -87,6 +90,10 @@ def shape_from_config(config: dict[str, Any], name: str) -> ModelShape:
     """
     if not isinstance(config, dict):
         raise Refused.at("config", shown(config), f"config: it is {shown(config)}, not an object with named fields.")
+    if len(config) > MOST_FIELDS:
+        raise Refused.at(
+            "config", len(config), f"config: it has {len(config):,} fields; at most {MOST_FIELDS:,} are read."
+        )
     kind, assumed = _kind(config), ""
     text = config.get("text_config")
     if kind not in FAMILIES and isinstance(text, dict):
@@ -100,12 +107,17 @@ def shape_from_config(config: dict[str, Any], name: str) -> ModelShape:
         like = kind
     family = FAMILIES[like]
     shape = family.build(Fields(config, family.defaults, family.aliases))
+    if shape.parameters > MOST_PARAMETERS:
+        count = f"{shape.parameters:.1e}"
+        raise Refused.at(
+            "config", count, f"config: its sizes make {count} parameters; use at most {MOST_PARAMETERS:.0e}."
+        )
     return replace(shape, name=name, family=kind or like, assumed=assumed)
 
 
 def _kind(config: dict[str, Any]) -> str:
     kind = config.get("model_type")
-    return kind if isinstance(kind, str) else ""
+    return kind[:80] if isinstance(kind, str) else ""
 
 
 def _resembled(config: dict[str, Any], kind: str) -> str:

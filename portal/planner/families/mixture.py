@@ -93,7 +93,8 @@ def qwen2_moe(fields: Fields) -> ModelShape:
         attention = block.grouped_attention(sizes, window, bias, out_bias=False)
         if is_sparse:
             mlp = replace(routed(block, sizes.hidden, width, experts, chosen), shared_width=shared)
-            block.gated("mlp.shared_expert", sizes.hidden, shared)
+            if shared:
+                block.gated("mlp.shared_expert", sizes.hidden, shared)
             block.linear("mlp.shared_expert_gate", 1, sizes.hidden, "mlp")
         else:
             mlp = block.gated("mlp", sizes.hidden, sizes.intermediate)

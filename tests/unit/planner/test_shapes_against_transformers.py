@@ -82,6 +82,17 @@ VARIANTS: list[dict[str, Any]] = [
     {**SMALL, "model_type": "smollm3", "mlp_bias": True},
 ]
 
+WINDOWED = [v for v in VARIANTS if v["model_type"] in ("gemma2", "gemma3_text", "cohere2", "gpt_oss", "ministral")] + [
+    {**SMALL, "model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 3, "sliding_window": 40},
+    {**SMALL, "model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 9, "sliding_window": 40},
+    {**SMALL, "model_type": "qwen2_moe", "use_sliding_window": True, "max_window_layers": 4, "sliding_window": 40},
+]
+FULL_SIZE = (
+    "llama-3.1-405b qwen-2.5-72b qwen-3-8b qwen-3-30b-a3b mistral-nemo-12b mixtral-8x22b gemma-2-27b gemma-3-27b phi-2 "
+    "phi-4 deepseek-v2-lite deepseek-v3 gpt-oss-20b gpt-2-xl gpt-3-175b gpt-neox-20b opt-66b bloom-176b falcon-40b "
+    "bert-base smollm2-135m"
+)
+
 
 @pytest.fixture(scope="module")
 def transformers() -> ModuleType:
@@ -144,9 +155,26 @@ def test_the_linear_layers_are_those_that_transformers_builds(transformers: Modu
     assert _linear(ours(config)) == _built_linear(model)
 
 
-@pytest.mark.parametrize("name", ["llama-3.2-1b"])
-def test_built_in_models_are_exact(transformers: ModuleType, name: str) -> None:
+@pytest.mark.parametrize("name", FULL_SIZE.split())
+def test_built_in_models_are_exact_at_full_size(transformers: ModuleType, name: str) -> None:
     assert models.shape(name).parameters == counted(built(transformers, models.MODELS[name]))
+
+
+@pytest.mark.parametrize("config", WINDOWED, ids=lambda config: config["model_type"])
+def test_windows_are_those_of_transformers_layer_types(transformers: ModuleType, config: dict[str, Any]) -> None:
+    settings = built(transformers, config).config
+    windowed = settings.layer_types.count("sliding_attention")
+    windows = Counter({layer.attention.window: layer.count for layer in ours(config).layers})
+    assert windows == +Counter({settings.sliding_window: windowed, None: len(settings.layer_types) - windowed})
+
+
+def test_the_text_part_of_a_multimodal_model_is_exact(transformers: ModuleType) -> None:
+    import torch
+
+    text = {**SMALL, "model_type": "gemma3_text", "head_dim": 16}
+    with torch.device("meta"):
+        model = transformers.Gemma3ForConditionalGeneration(transformers.Gemma3Config(text_config=text))
+    assert ours({"model_type": "gemma3", "text_config": text}).parameters == counted(model.model.language_model)
 
 
 def _layers(model: Any) -> Any:
