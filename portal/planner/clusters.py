@@ -3,12 +3,14 @@
 import re
 
 from portal.planner.devices import DEVICES, FABRICS
-from portal.planner.hardware import DeviceSpec, Fabric, Fleet, NodeGroup
+from portal.planner.hardware import GIB, DeviceSpec, Fabric, Fleet, NodeGroup
 from workers.contract.errors import Refused, unknown_name
 
 MOST_NODES = 100_000
 MOST_DEVICES = 64
 """In one node."""
+LEAST_RAM = 64 * GIB
+"""Host memory that a built-in node is taken to have, or twice its devices' where that is more, as rented nodes do."""
 EXAMPLES = (
     "8xa100-80",
     "8xh100-80",
@@ -20,6 +22,8 @@ EXAMPLES = (
 )
 FAST_FABRIC, PLAIN_FABRIC = "ib-200", "25gbe"
 """What is assumed to join nodes whose name says no fabric: with NVLink or xGMI inside, and otherwise."""
+RAM_SHARE, LEAST_RAM = 2, 64 * GIB
+"""Host memory that is assumed of a node: twice its devices', at least 64 GiB. A DGX A100 or H100 has three times."""
 PATTERN = "a device (a100-80), devices in a node (8xh100-80), or nodes x devices and a fabric (2x8-a100-80-25gbe)"
 
 _IN_ONE_NODE = re.compile(r"(\d{1,9})x(.+)")
@@ -58,7 +62,9 @@ def fleet(name: str, nodes: int = 1) -> Fleet:
         device=device,
         nodes=count,
         devices=devices,
-        ram_bytes=device.memory_bytes if device.kind == "cpu" else 0,
+        ram_bytes=device.memory_bytes
+        if device.kind == "cpu"
+        else max(LEAST_RAM, RAM_SHARE * devices * device.memory_bytes),
     )
     return Fleet(name=_title(group, fabric), groups=(group,), fabric=fabric)
 
