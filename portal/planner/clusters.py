@@ -9,8 +9,6 @@ from workers.contract.errors import Refused, unknown_name
 MOST_NODES = 100_000
 MOST_DEVICES = 64
 """In one node."""
-LEAST_RAM = 64 * GIB
-"""Host memory that a built-in node is taken to have, or twice its devices' where that is more, as rented nodes do."""
 EXAMPLES = (
     "8xa100-80",
     "8xh100-80",

@@ -33,7 +33,7 @@ Choice = TypeVar("Choice")
 PREFERENCE = {"fits": 0, "tight": 1, "exceeds": 2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Way:
     """A method at a place, with what it takes."""
 
@@ -119,10 +119,8 @@ class Search:
 
     def _degrees(self, spot: Spot, devices: int) -> Iterator[tuple[int, int, int]]:
         """(tensor, pipeline, data); a tensor group stays within a node, whose links are the fast ones."""
-        training, adapters = self.workload.goal != "infer", self.workload.goal in ("lora", "qlora")
         for tensor in _chosen(self.fixed.tensor_parallel, _doublings(spot.devices_per_node)):
-            # An adapter job is one process a device with its own copy, or ZeRO 3's shards; a pipeline is for the rest.
-            stages = (1,) if adapters or not training else _doublings(min(MOST_PIPELINE, self.shape.depth))
+            stages = self._pipelines(spot, tensor)
             for pipeline in _chosen(self.fixed.pipeline_parallel, stages):
                 data, rest = divmod(devices, tensor * pipeline)
                 if rest or data < 1 or self.fixed.data_parallel not in (None, data):
@@ -130,6 +128,15 @@ class Search:
                 if self._too_many(data):
                     continue
                 yield tensor, pipeline, data
+
+    def _pipelines(self, spot: Spot, tensor: int) -> tuple[int, ...]:
+        """Stages worth a look. Adapters have their own copies or ZeRO 3's shards; a served model goes over several
+        nodes only when it fills one."""
+        if self.workload.goal == "full":
+            return _doublings(min(MOST_PIPELINE, self.shape.depth))
+        if self.workload.goal == "infer" and spot.nodes > 1 and tensor == spot.devices_per_node:
+            return _doublings(min(MOST_PIPELINE, spot.nodes, self.shape.depth))
+        return (1,)
 
     def _too_many(self, data: int) -> bool:
         if self.workload.goal == "infer":
