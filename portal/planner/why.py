@@ -80,9 +80,10 @@ def _reasons(way: Way, search: Search) -> Iterator[str]:
             "weights, and activations cross the links twice a layer."
         )
     if method.pipeline > 1:
+        flight = f"{method.accumulation} micro batches in flight keep the bubble small"
         yield (
             f"Splits the {search.shape.depth} layers into {method.pipeline} stages; "
-            f"{method.accumulation} micro batches in flight keep the bubble small."
+            f"{'each token passes them in turn' if goal == 'infer' else flight}."
         )
     if goal == "infer" and method.data > 1:
         each = -(-search.workload.concurrency // method.data)
