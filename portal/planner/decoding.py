@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from portal.planner.answer import Share
 from portal.planner.hardware import DeviceSpec
 from portal.planner.links import Wiring, all_reduce_s, least_share, send_s
-from portal.planner.quantities import amount, seconds, size
+from portal.planner.quantities import amount, number, seconds, size
 from portal.planner.request import Method, Workload
 from portal.planner.rules import Rules
 from portal.planner.shapes import ModelShape
@@ -62,7 +62,7 @@ def pace(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
         Share(
             name="compute",
             seconds=arithmetic,
-            words=f"2 × {amount(token.linear + token.head)}parameters × {rows} rows, and attention: "
+            words=f"2 × {number(token.linear + token.head)} parameters × {rows} rows, and attention: "
             f"{amount(flops)}FLOP a device at {amount(peak)}FLOP/s × {PREFILL_SHARE}.",
         ),
         Share(
@@ -83,8 +83,8 @@ def pace(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
 
 def _peak(device: DeviceSpec, method: Method) -> float:
     """FLOP/s in the number type that the products run in; other quantized weights are unpacked to the precision."""
-    number = "fp8" if method.quantization == "fp8" and device.has("fp8") else method.precision
-    return device.flops.get(number) or device.flops["fp32"]
+    kind = "fp8" if method.quantization == "fp8" and device.has("fp8") else method.precision
+    return device.flops.get(kind) or device.flops["fp32"]
 
 
 def _read_bytes(token: Work, method: Method, rows: int, *, unpacked: bool) -> float:

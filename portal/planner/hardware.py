@@ -54,7 +54,7 @@ class Fabric:
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """`nodes` like nodes of `devices` like devices each. `free` devices a node when some are held."""
+    """`nodes` like nodes of `devices` like devices each."""
 
     name: str
     device: DeviceSpec

@@ -4,16 +4,21 @@ PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def amount(value: float) -> str:
-    """Three digits and the prefix that the unit follows: '312 T', '6.74 G', '512 '."""
+    """Three digits and the prefix of the unit that follows: '312 T' for FLOP/s, '512 ' below a thousand."""
     for scale, prefix in PREFIXES:
         if value >= scale:
             return f"{value / scale:.3g} {prefix}"
     return f"{value:.3g} "
 
 
-def size(count: float) -> str:
+def number(things: float) -> str:
+    """'6.48 G' parameters, '512' scores."""
+    return amount(things).rstrip()
+
+
+def size(bytes_: float) -> str:
     """Bytes: '13.5 GB'."""
-    return f"{amount(count)}B"
+    return f"{amount(bytes_)}B"
 
 
 def seconds(value: float) -> str:

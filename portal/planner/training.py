@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from portal.planner.answer import Share
 from portal.planner.hardware import DeviceSpec
 from portal.planner.links import Wiring, all_gather_s, all_reduce_s, bubble_share, least_share, send_s
-from portal.planner.quantities import amount, seconds, size
+from portal.planner.quantities import amount, number, seconds, size
 from portal.planner.request import Method, Workload
 from portal.planner.rules import Rules
 from portal.planner.shapes import ModelShape
@@ -83,15 +83,17 @@ def step(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
     update = _update_bytes(method, token) / bandwidth
     compute, memory = arithmetic * count, (micro - arithmetic + beside) * count + update
     if micro > arithmetic:
-        bound = "weights' way through memory" if micro == streaming else f"host's launches, {seconds(launches)}"
-        parts.append(f"the {bound}, beyond the arithmetic: {seconds(micro - arithmetic)} a micro batch")
+        bound = (
+            "weights to pass through memory" if micro == streaming else f"the host's launches of {seconds(launches)}"
+        )
+        parts.append(f"{seconds(micro - arithmetic)} more a micro batch for {bound}")
     if update:
         parts.append(f"the optimizer's update, {seconds(update)}")
     shares = [
         Share(
             name="compute",
             seconds=compute,
-            words=f"{_factor(method, full)} × {amount(token.linear)}parameters × {tokens * count:,} tokens, with "
+            words=f"{_factor(method, full)} × {number(token.linear)} parameters × {tokens * count:,} tokens, with "
             f"attention and head {amount(flops * count)}FLOP a device, at {amount(peak)}FLOP/s × {share:.2f}.",
         ),
         Share(name="memory", seconds=memory, words=f"Beside that: {'; '.join(parts) or 'nothing'}."),
@@ -153,7 +155,7 @@ def _beside(method: Method, token: Work, bandwidth: float) -> tuple[float, list[
         scores = method.micro_batch * token.scores
         moving = (passes + 1) * scores * EAGER_BYTES / split / bandwidth
         total += moving
-        words.append(f"eager attention's {amount(scores)}scores {passes + 1} × a micro batch, {seconds(moving)}")
+        words.append(f"eager attention's {number(scores)} scores {passes + 1} × a micro batch, {seconds(moving)}")
     return total, words
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from portal.planner import clusters
+from portal.planner.hardware import GIB
 from workers.contract.errors import Refused
 
 
@@ -34,6 +35,12 @@ def test_a_name_says_nodes_devices_and_fabric(
 def test_every_name_listed_is_one() -> None:
     for name in clusters.names():
         assert clusters.fleet(name).name == name
+
+
+def test_a_built_in_node_has_host_memory_to_offload_to() -> None:
+    device = clusters.fleet("a100-80").groups[0].device
+    assert clusters.fleet("8xa100-80").groups[0].ram_bytes == 16 * device.memory_bytes
+    assert clusters.fleet("t4").groups[0].ram_bytes == 64 * GIB
 
 
 def test_an_assumed_fabric_shows_in_the_fleets_name() -> None:
