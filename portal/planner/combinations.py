@@ -179,6 +179,6 @@ def _batch(workload: Workload, method: Method) -> Iterator[str]:
         )
     elif workload.batch != at_once * method.accumulation:
         yield (
-            f"{method.data:,} replicas × {method.micro_batch:,} sequences × {method.accumulation:,} accumulated are not "
+            f"{method.data:,} replicas × {method.micro_batch:,} sequences × {method.accumulation:,} accumulated aren't "
             f"the global batch of {workload.batch:,}; accumulate {workload.batch // at_once:,}."
         )
