@@ -7,7 +7,7 @@ from ninja.openapi.docs import Swagger
 from portal.api.authentication import BearerToken, BrowserSession
 from portal.api.parsing import StrictParser
 from portal.api.problems import ErrorsInSentences, NotFound, install
-from portal.api.routes import adapters, artifacts, datasets, endpoints, jobs, me, models, nodes
+from portal.api.routes import adapters, artifacts, datasets, endpoints, jobs, me, models, nodes, plans
 
 api = ErrorsInSentences(
     title="Liftoff",
@@ -32,6 +32,7 @@ api.add_router("/models", models.router)
 api.add_router("/datasets", datasets.router)
 api.add_router("/adapters", adapters.router)
 api.add_router("/nodes", nodes.router)
+api.add_router("/plans", plans.router)
 api.add_router("/endpoints", endpoints.router)
 api.add_router("/me", me.router)
 

@@ -98,7 +98,7 @@ class Measurement(models.Model):
     """
 
     attempt = models.OneToOneField(Attempt, on_delete=models.CASCADE, related_name="measurement")
-    device = models.CharField(max_length=120, help_text="The device's model, by the planner's name for it.")
+    device = models.CharField(max_length=200, help_text="The device's model, by the planner's name for it.")
     method = models.CharField(max_length=120, help_text="What was done: goal, number type, recomputing, sharding.")
     basis = models.CharField(max_length=20, help_text="How the bytes were measured: cuda_reserved or rss.")
     sequence_tokens = models.PositiveIntegerField(help_text="Tokens of its longest sequence.")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from portal.accounts.services import audit
 from portal.catalog.services import register_adapter
-from portal.jobs import dispatch, orders
+from portal.jobs import dispatch, measurements, orders
 from portal.jobs.checks import look_up
 from portal.jobs.lifecycle import FINAL, Status, final_status, sources
 from portal.jobs.models import Allocation, Attempt, Job, Transition
@@ -102,6 +102,7 @@ def allocate(placement: Placement) -> bool:
     except Refused as refused:
         fail_queued(placement.job, Reason.INVALID_INPUT, str(refused))
         return False
+    measurements.predict(attempt)
     return True
 
 

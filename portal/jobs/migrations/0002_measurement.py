@@ -5,34 +5,51 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('jobs', '0001_initial'),
+        ("jobs", "0001_initial"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='attempt',
-            name='predicted',
-            field=models.JSONField(blank=True, help_text='What the planner expected when it was dispatched.', null=True),
+            model_name="attempt",
+            name="predicted",
+            field=models.JSONField(
+                blank=True, help_text="What the planner expected when it was dispatched.", null=True
+            ),
         ),
         migrations.CreateModel(
-            name='Measurement',
+            name="Measurement",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('device', models.CharField(help_text="The device's model, by the planner's name for it.", max_length=120)),
-                ('method', models.CharField(help_text='What was done: goal, number type, recomputing, sharding.', max_length=120)),
-                ('basis', models.CharField(help_text='How the bytes were measured: cuda_reserved or rss.', max_length=20)),
-                ('sequence_tokens', models.PositiveIntegerField(help_text='Tokens of its longest sequence.')),
-                ('predicted_bytes', models.PositiveBigIntegerField()),
-                ('measured_bytes', models.PositiveBigIntegerField()),
-                ('predicted_step_s', models.FloatField(blank=True, null=True)),
-                ('measured_step_s', models.FloatField(blank=True, null=True)),
-                ('at', models.DateTimeField(auto_now_add=True, db_index=True)),
-                ('attempt', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='measurement', to='jobs.attempt')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "device",
+                    models.CharField(help_text="The device's model, by the planner's name for it.", max_length=200),
+                ),
+                (
+                    "method",
+                    models.CharField(
+                        help_text="What was done: goal, number type, recomputing, sharding.", max_length=120
+                    ),
+                ),
+                (
+                    "basis",
+                    models.CharField(help_text="How the bytes were measured: cuda_reserved or rss.", max_length=20),
+                ),
+                ("sequence_tokens", models.PositiveIntegerField(help_text="Tokens of its longest sequence.")),
+                ("predicted_bytes", models.PositiveBigIntegerField()),
+                ("measured_bytes", models.PositiveBigIntegerField()),
+                ("predicted_step_s", models.FloatField(blank=True, null=True)),
+                ("measured_step_s", models.FloatField(blank=True, null=True)),
+                ("at", models.DateTimeField(auto_now_add=True, db_index=True)),
+                (
+                    "attempt",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="measurement", to="jobs.attempt"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-at', '-pk'],
+                "ordering": ["-at", "-pk"],
             },
         ),
     ]

@@ -1,0 +1,136 @@
+"""A job's spec as a question to the planner with every choice made, and a plan as values of the job form.
+
+Writes nothing. Knows neither models' shapes nor what an answer says.
+"""
+
+from typing import Any
+
+from portal.catalog.models import Dataset, ModelProfile
+from portal.fleet.models import Node
+from portal.jobs.plan_names import WHOLE_FLEET
+from portal.planner.answer import Plan
+from portal.planner.hardware import Fleet
+from portal.planner.request import Fixed, Number, PlanRequest, Workload
+from workers.contract.spec import FinetuneSpec, LaunchSpec
+
+WORKABLE = ("none", "int8", "nf4")
+"""Quantizations that a launch can load."""
+
+
+def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> PlanRequest:
+    """The spec as a question in which every choice is made already. Precision 'auto' is made out on `fleet`, and left
+    open without one."""
+    common = {"model": spec.model, "hardware": spec.resources.node or WHOLE_FLEET, "limit": 3}
+    number = spec.precision if spec.precision != "auto" else _auto(fleet)
+    if isinstance(spec, LaunchSpec):
+        # The engine answers one request at a time, on the first device it is given.
+        workload = Workload(goal="infer", context=spec.context_length, concurrency=1)
+        fixed = Fixed(
+            precision=number,
+            quantization=spec.quantization,
+            kv_cache=number,
+            tensor_parallel=1,
+            pipeline_parallel=1,
+            data_parallel=1,
+            attention="sdpa",
+        )
+        return PlanRequest(workload=workload, fixed=fixed, **common)
+    devices = spec.resources.devices
+    batch = spec.micro_batch * spec.gradient_accumulation * devices
+    workload = Workload(
+        goal="lora",
+        context=spec.context_length,
+        batch=batch,
+        lora_rank=spec.lora.rank,
+        lora_targets=spec.lora.target_modules,
+        trained_tokens=_trained_tokens(spec, batch),
+    )
+    fixed = Fixed(
+        precision=number,
+        quantization="none",
+        zero_stage=spec.deepspeed.zero_stage if spec.deepspeed else 0,
+        offload_optimizer=spec.deepspeed.offload_optimizer if spec.deepspeed else False,
+        offload_parameters=False,
+        tensor_parallel=1,
+        pipeline_parallel=1,
+        data_parallel=devices,
+        micro_batch=spec.micro_batch,
+        gradient_checkpointing=spec.gradient_checkpointing,
+        attention="sdpa",
+        optimizer="adamw",
+    )
+    return PlanRequest(workload=workload, fixed=fixed, **common)
+
+
+def unusable(plan: Plan, request: PlanRequest) -> str | None:
+    """Why no job of today can be started by this plan, in one sentence; None when the form can take it."""
+    method, goal = plan.method, request.workload.goal
+    if goal in ("qlora", "full"):
+        what = "QLoRA" if goal == "qlora" else "Training every parameter"
+        return f"{what} can be planned, but a fine-tune job trains LoRA on unquantized weights; plan the goal lora."
+    if method.devices > 1:
+        return f"A job runs on one device, and this plan takes {method.devices}; choose a plan with one."
+    if method.offload_parameters:
+        return "A fine-tune job can offload the optimizer, but not the parameters."
+    if method.quantization not in WORKABLE:
+        return f"A launch loads int8 or nf4 weights, not {method.quantization}."
+    if not ModelProfile.objects.filter(name=request.model).exists():
+        return f"{request.model} is known by its shape only; add a model profile with its weights first."
+    return None
+
+
+def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
+    """What "use this plan" fills in: fields of the job form and their text; a box that stays unticked is absent.
+
+    Only what the form can take; `unusable` says where that isn't the whole plan.
+    """
+    method, workload = plan.method, request.workload
+    values: dict[str, Any] = {
+        "kind": "launch" if workload.goal == "infer" else "finetune",
+        "context_length": workload.context,
+        "precision": method.precision,
+    }
+    if ModelProfile.objects.filter(name=request.model).exists():
+        values["model"] = request.model
+    if Node.objects.filter(name=request.hardware).exists():
+        values["resources__node"] = request.hardware
+    if workload.goal == "infer":
+        if method.quantization in WORKABLE:
+            values["quantization"] = method.quantization
+        return {name: str(value) for name, value in values.items()}
+    values |= {
+        "micro_batch": method.micro_batch,
+        "gradient_accumulation": method.accumulation,
+        "lora__rank": workload.lora_rank,
+        "lora__target_modules": workload.lora_targets,
+        "resources__devices": 1,
+    }
+    if method.checkpointing:
+        values["gradient_checkpointing"] = "on"
+    if method.zero_stage or method.offload_optimizer:
+        values["deepspeed__zero_stage"] = method.zero_stage
+    if method.offload_optimizer:
+        values["deepspeed__offload_optimizer"] = "on"
+    return {name: str(value) for name, value in values.items()}
+
+
+def _auto(fleet: Fleet | None) -> Number | None:
+    """What a run makes of precision 'auto': bf16 on GPUs that have it, else fp32. None where devices differ in that."""
+    numbers: set[Number] = {
+        "bf16" if group.device.kind != "cpu" and group.device.has("bf16") else "fp32"
+        for group in (fleet.groups if fleet else ())
+    }
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def _trained_tokens(spec: FinetuneSpec, batch: int) -> int:
+    """Tokens of the whole run, each sample at its median length, or at the context when that isn't known; 0 when it
+    isn't known how many samples there are."""
+    dataset = Dataset.objects.filter(name=spec.dataset).only("train_rows", "token_histogram").first()
+    length = spec.context_length
+    if dataset is not None and not spec.packing:
+        median = dataset.token_histogram.get("median")
+        length = min(length, median) if isinstance(median, int) and median > 0 else length
+    if spec.max_steps:
+        return spec.max_steps * batch * length
+    return int(spec.epochs * dataset.train_rows) * length if dataset else 0
