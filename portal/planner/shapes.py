@@ -111,6 +111,14 @@ class ModelShape:
     assumed: str = ""
     """What had to be assumed about the config, in one sentence; empty when its family is known."""
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Counted once: a shape is the key of many cached figures."""
+        return hash((self.name, self.family, self.hidden, self.layers, self.tensors))
+
     @cached_property
     def depth(self) -> int:
         """Transformer layers."""
