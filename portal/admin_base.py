@@ -44,6 +44,9 @@ STATUS_COLOURS = {
     "cancelled": "warning",
     "active": "success",
     "draining": "warning",
+    "ok": "success",
+    "warn": "warning",
+    "fail": "danger",
 }
 
 

@@ -11,6 +11,7 @@ PAGES = {
         "fleet.node": ("Nodes", "dns"),
         "fleet.accelerator": ("Accelerators", "memory"),
         "fleet.link": ("Links", "cable"),
+        "fleet.preflightreport": ("Preflights", "fact_check"),
     },
     "Catalog": {
         "catalog.modelprofile": ("Models", "neurology"),

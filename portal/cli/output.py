@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from workers.contract.preflight import RESULT, Report
+
 
 def print_json(value: Any) -> None:
     """Indented, for people and programs."""
@@ -54,6 +56,14 @@ def progress(job: dict[str, Any], *, bar: bool) -> str:
     return "  ".join(word for word in words if word)
 
 
+def print_preflight(report: Report) -> None:
+    """A line for each check, and what to do below those that aren't ok."""
+    for line in report.lines:
+        print(f"  {line.state:<4}  {line.name}: {line.words}")
+        if line.to_do:
+            print(f"        → {line.to_do}")
+
+
 def print_job(job: dict[str, Any]) -> None:
     """A job on a few lines."""
     print(f"Job #{job['id']} {job['name']}: {progress(job, bar=True)}")
@@ -62,7 +72,10 @@ def print_job(job: dict[str, Any]) -> None:
     if job["node"]:
         print(f"  on {job['node']}: {', '.join(job['devices'])}")
     for name, values in job["results"].items():
-        print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+        if name == RESULT:
+            print_preflight(Report.model_validate(values))
+        else:
+            print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     if job["adapter"]:
         print(f"  adapter: {job['adapter']}")
     if job["endpoint"]:

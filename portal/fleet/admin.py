@@ -12,7 +12,7 @@ from django.utils import timezone
 from portal.accounts.services import audit
 from portal.admin_base import ModelAdmin, ReadOnlyAdmin, ReadOnlyInline, badge, size
 from portal.fleet import services
-from portal.fleet.models import Accelerator, Link, Node
+from portal.fleet.models import Accelerator, Link, Node, PreflightReport
 from portal.fleet.selectors import is_online, online_since
 
 
@@ -172,3 +172,22 @@ class LinkAdmin(ReadOnlyAdmin[Link]):
     list_filter = ("kind", "node")
     list_select_related = ("node",)
     search_fields = ("node__name", "kind", "detail")
+
+
+@admin.register(PreflightReport)
+class PreflightReportAdmin(ReadOnlyAdmin[PreflightReport]):
+    """What each preflight found."""
+
+    list_display = ("node", "shown_state", "troubles", "job_number", "attempt_number", "took_s", "at")
+    list_filter = ("state", "node", "at")
+    list_select_related = ("node",)
+    search_fields = ("node__name", "=job_number")
+    date_hierarchy = "at"
+
+    @badge("State", "state")
+    def shown_state(self, report: PreflightReport) -> tuple[str, str]:
+        return report.state, report.get_state_display()
+
+    @admin.display(description="Not ok")
+    def troubles(self, report: PreflightReport) -> str:
+        return ", ".join(line["name"] for line in report.lines if line["state"] != "ok")

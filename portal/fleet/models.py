@@ -74,3 +74,30 @@ class Link(models.Model):
 
     def __str__(self) -> str:
         return f"{self.a}–{self.b} {self.kind}"
+
+
+class PreflightReport(models.Model):
+    """What a preflight found on a node. Lines are of contract Line; the node's page shows the newest."""
+
+    class State(models.TextChoices):
+        OK = "ok", "OK"
+        WARN = "warn", "Warning"
+        FAIL = "fail", "Failed"
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="preflights")
+    job_number = models.PositiveBigIntegerField(help_text="The preflight job, or the launch it came before.")
+    attempt_number = models.PositiveIntegerField()
+    state = models.CharField(max_length=4, choices=State, help_text="The worst of its lines.")
+    lines = models.JSONField()
+    took_s = models.FloatField()
+    at = models.DateTimeField(help_text="When it began, by the node's clock.")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["job_number", "attempt_number"], name="one_preflight_per_attempt")
+        ]
+        indexes = [models.Index(fields=["node", "-id"], name="newest_preflight")]
+
+    def __str__(self) -> str:
+        return f"preflight of {self.node.name} by job {self.job_number}"

@@ -3,10 +3,10 @@
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
-from portal.fleet.models import Node
+from portal.fleet.models import Node, PreflightReport
 
 
 def nodes() -> QuerySet[Node]:
@@ -22,3 +22,15 @@ def online_since(now: datetime) -> datetime:
 def is_online(node: Node, now: datetime | None = None) -> bool:
     """Whether the node's worker has reported within LIFTOFF_NODE_LOST_S seconds."""
     return node.last_seen_at is not None and node.last_seen_at > online_since(now or timezone.now())
+
+
+def latest_preflight(node: Node) -> PreflightReport | None:
+    """What the newest preflight found on the node; None before the first."""
+    return node.preflights.order_by("-id").first()
+
+
+def latest_preflights() -> dict[int, PreflightReport]:
+    """Node id → its newest preflight."""
+    newest = PreflightReport.objects.filter(node=OuterRef("pk")).order_by("-id").values("pk")[:1]
+    ids = Node.objects.annotate(newest=Subquery(newest)).values_list("newest", flat=True)
+    return {report.node_id: report for report in PreflightReport.objects.filter(pk__in=[pk for pk in ids if pk])}

@@ -1,14 +1,20 @@
-"""Writes the inventory: what workers report, and drain or resume. Knows nothing of jobs."""
+"""Writes the inventory: what workers report of their nodes, and drain or resume. Knows nothing of jobs."""
 
+import logging
 from datetime import UTC, datetime
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.fleet.models import Accelerator, Link, Node
+from portal.fleet.models import Accelerator, Link, Node, PreflightReport
 from workers.contract.errors import Refused
 from workers.contract.events import Heartbeat, NodeProfile
+from workers.contract.preflight import Report
+
+log = logging.getLogger(__name__)
 
 
 def heartbeat(beat: Heartbeat) -> None:
@@ -54,6 +60,29 @@ def record_profile(profile: NodeProfile) -> Node:
             node=node, a=link.a, b=link.b, defaults={"kind": link.kind, "detail": link.detail}
         )
     return node
+
+
+def record_preflight(node: Node, *, job_number: int, attempt_number: int, values: dict[str, Any]) -> None:
+    """Keep what an attempt's preflight found. A second word of the same attempt changes nothing.
+
+    `values`: contract Report as its event carries it; one that is none is dropped with a warning.
+    """
+    try:
+        report = Report.model_validate(values)
+    except ValidationError as error:
+        log.warning("the preflight of job %s attempt %s was dropped: %s", job_number, attempt_number, error)
+        return
+    PreflightReport.objects.get_or_create(
+        job_number=job_number,
+        attempt_number=attempt_number,
+        defaults={
+            "node": node,
+            "state": report.state,
+            "lines": [line.model_dump(mode="json") for line in report.lines],
+            "took_s": report.took_s,
+            "at": datetime.fromtimestamp(report.at, UTC),
+        },
+    )
 
 
 def set_state(user: User, node: Node, state: str) -> None:

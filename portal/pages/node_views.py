@@ -1,4 +1,4 @@
-"""Pages of the nodes: the inventory with the jobs that hold it. Drain and resume are for staff."""
+"""Pages of the nodes: the inventory with the jobs that hold it, and its preflights. Drain and resume are for staff."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,16 @@ from django.views.decorators.http import require_POST, require_safe
 
 from portal.accounts.requests import SignedInRequest
 from portal.fleet import selectors, services
-from portal.fleet.models import Accelerator, Node
+from portal.fleet.models import Accelerator, Node, PreflightReport
+from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.selectors import holders
 from workers.contract.errors import Refused
 from workers.contract.names import SLUG
+from workers.contract.spec import PreflightSpec, Resources
+
+MOST_DEVICES = 64
+"""A job's most, by the contract."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class ShownNode:
     online: bool
     devices: list[Device]
     missing: list[Device]
+    preflight: PreflightReport | None
 
     @property
     def free(self) -> int:
@@ -53,9 +59,9 @@ class ShownNode:
 @login_required
 def node_list(request: SignedInRequest) -> HttpResponse:
     """Every node, its devices and who holds them."""
-    held = holders()
+    held, preflights = holders(), selectors.latest_preflights()
     context = {
-        "nodes": [_shown(node, held) for node in selectors.nodes()],
+        "nodes": [_shown(node, held, preflights.get(node.pk)) for node in selectors.nodes()],
         "redis_is_embedded": settings.REDIS_IS_EMBEDDED,
     }
     return render(request, "fleet/nodes.html", context)
@@ -64,8 +70,24 @@ def node_list(request: SignedInRequest) -> HttpResponse:
 @require_safe
 @login_required
 def node_page(request: SignedInRequest, name: str) -> HttpResponse:
-    """One node."""
-    return render(request, "fleet/node.html", {"shown": _shown(_find(name), holders())})
+    """One node, with what its newest preflight found."""
+    node = _find(name)
+    return render(request, "fleet/node.html", {"shown": _shown(node, holders(), selectors.latest_preflight(node))})
+
+
+@require_POST
+@login_required
+def node_preflight(request: SignedInRequest, name: str) -> HttpResponse:
+    """Submit a preflight of the node's free devices, or of all when none is free: then it waits for them."""
+    node = _find(name)
+    shown = _shown(node, holders(), None)
+    devices = min(shown.free or len(shown.devices) or 1, MOST_DEVICES)
+    try:
+        job, _ = jobs.submit(request.user, PreflightSpec(resources=Resources(node=node.name, devices=devices)))
+    except Refused as refused:
+        messages.error(request, str(refused))
+        return redirect("node", name=node.name)
+    return redirect("job", pk=job.pk)
 
 
 @require_POST
@@ -86,13 +108,14 @@ def node_state(request: SignedInRequest, name: str) -> HttpResponse:
     return redirect("node", name=node.name)
 
 
-def _shown(node: Node, held: dict[int, Job]) -> ShownNode:
+def _shown(node: Node, held: dict[int, Job], preflight: PreflightReport | None) -> ShownNode:
     devices = [Device(device, held.get(device.pk)) for device in node.accelerators.all()]
     return ShownNode(
         node=node,
         online=selectors.is_online(node),
         devices=[entry for entry in devices if entry.device.present],
         missing=[entry for entry in devices if not entry.device.present],
+        preflight=preflight,
     )
 
 

@@ -7,6 +7,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
+from pydantic import ValidationError
 
 from portal.accounts.requests import SignedInRequest
 from portal.catalog import selectors as catalog
@@ -17,6 +18,7 @@ from portal.jobs.forms import NOT_ASKED, flat, shown
 from portal.jobs.models import Job
 from portal.telemetry.selectors import snapshot
 from workers.contract.names import UnsafeURI
+from workers.contract.preflight import RESULT, Report
 
 DRAWN = ("status", "reason", "attempt", "queue", "endpoint", "adapter", "artifacts", "results")
 """What of a snapshot the server draws: the page asks for it again when a newer snapshot differs."""
@@ -69,6 +71,7 @@ def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "comparison": _comparison(seen["results"]),
         "training": seen["results"].get("training"),
         "sample": _sample(seen["results"]),
+        "preflight": _preflight(seen["results"]),
         "files": _files(seen),
         "settings": _settings(job.spec),
     }
@@ -96,6 +99,17 @@ def _sample(results: dict[str, Any]) -> dict[str, Any] | None:
         "before": (before or {}).get("answer"),
         "after": (after or {}).get("answer"),
     }
+
+
+def _preflight(results: dict[str, Any]) -> dict[str, Any] | None:
+    """Lines, worst state and their count in words; None before a preflight's report, or for one that is none."""
+    try:
+        report = Report.model_validate(results.get(RESULT))
+    except ValidationError:
+        return None
+    states = [line.state for line in report.lines]
+    counted = [f"{states.count(state)} {state}" for state in ("fail", "warn", "ok") if state in states]
+    return {"lines": report.lines, "state": report.state, "counted": ", ".join(counted)}
 
 
 def _files(seen: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ import math
 
 from django.db import transaction
 
-from portal.jobs import services
+from portal.fleet.services import record_preflight
+from portal.jobs import measurements, services
 from portal.jobs.models import Attempt
 from portal.serving.services import mark_ready
 from portal.telemetry.models import AttemptEvent, LogLine, MetricPoint
@@ -21,6 +22,7 @@ from workers.contract.events import (
     Phase,
     Progress,
     Ready,
+    Result,
     Started,
 )
 
@@ -98,6 +100,10 @@ def _apply(attempt: Attempt, event: object) -> None:
         case Ready(url=url, model=model):
             mark_ready(attempt, url, model)
             services.announce(job)
+        case Result(name="preflight", values=values):
+            record_preflight(attempt.node, job_number=job, attempt_number=number, values=values)
+        case Result(name="measured", values=values):
+            measurements.record(attempt, values)
         case Artifact(kind=kind, uri=uri, bytes=size, sha256=sha256):
             services.artifact_stored(job, number, kind=kind, uri=uri, size=size, sha256=sha256)
         case Finished(reason=reason, detail=detail):

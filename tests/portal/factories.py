@@ -101,7 +101,7 @@ def make_node(name: str = "", *, devices: int = 1, kind: str = "cpu", online: bo
 def make_job(
     owner: User | None = None, *, kind: str = "finetune", spec: dict[str, Any] | None = None, **columns: Any
 ) -> Job:
-    """A queued job with a valid spec (its model and dataset exist), and its first transition.
+    """A queued job with a valid spec (what it names exists), and its first transition.
 
     `spec` sets values of the spec.
     """

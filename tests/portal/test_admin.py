@@ -8,11 +8,12 @@ from django.contrib import admin
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from portal.accounts.models import ApiToken, AuditEntry
 from portal.accounts.services import authenticate, create_token
 from portal.catalog.models import ModelProfile
-from portal.fleet.models import Accelerator, Link, Node
+from portal.fleet.models import Accelerator, Link, Node, PreflightReport
 from portal.jobs.models import Attempt, Job
 from portal.serving.models import Endpoint
 from tests.portal.factories import (
@@ -52,6 +53,10 @@ def rows(boss: User) -> None:
     make_job(boss, status="failed", reason="out_of_memory")
     create_token(boss, "laptop")
     Group.objects.create(name="team")
+    PreflightReport.objects.create(
+        node=attempt.node, job_number=1, attempt_number=1, state="warn", took_s=1, at=timezone.now(),
+        lines=[{"name": "disk read", "state": "warn", "words": "slow"}],
+    )  # fmt: skip
 
 
 def page(model: Any, what: str, *args: Any) -> str:
@@ -59,9 +64,9 @@ def page(model: Any, what: str, *args: Any) -> str:
 
 
 def test_everything_the_inventory_names_has_a_page() -> None:
-    for name in ("fleet.Node", "fleet.Accelerator", "fleet.Link", "catalog.ModelProfile", "catalog.Dataset",
-                 "catalog.Adapter", "jobs.Job", "jobs.Attempt", "serving.Endpoint", "accounts.ApiToken",
-                 "accounts.AuditEntry"):  # fmt: skip
+    for name in ("fleet.Node", "fleet.Accelerator", "fleet.Link", "fleet.PreflightReport", "catalog.ModelProfile",
+                 "catalog.Dataset", "catalog.Adapter", "jobs.Job", "jobs.Attempt", "serving.Endpoint",
+                 "accounts.ApiToken", "accounts.AuditEntry"):  # fmt: skip
         assert apps.get_model(name) in OURS
 
 

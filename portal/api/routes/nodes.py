@@ -11,9 +11,10 @@ from portal.api.authentication import staff_of
 from portal.api.paging import Limit, Offset, Page, page
 from portal.api.problems import CODES, FIND_CODES, NotFound
 from portal.fleet import selectors, services
-from portal.fleet.models import Node
+from portal.fleet.models import Node, PreflightReport
 from portal.jobs.models import Job
 from portal.jobs.selectors import holders
+from workers.contract.preflight import Line, State
 from workers.contract.spec import Slug
 
 router = Router(tags=["nodes"])
@@ -43,6 +44,17 @@ class Link(Schema):
     detail: str
 
 
+class Preflight(Schema):
+    """What the newest preflight found on a node."""
+
+    job: int = Field(description="The preflight job, or the launch it came before.")
+    attempt: int
+    state: State = Field(description="The worst of its lines.")
+    at: datetime
+    took_s: float
+    lines: list[Line]
+
+
 class NodeOut(Schema):
     """One machine with a worker."""
 
@@ -61,9 +73,10 @@ class NodeOut(Schema):
     last_seen_at: datetime | None
     devices: list[Device]
     links: list[Link]
+    preflight: Preflight | None = Field(description="Null before the first.")
 
 
-def shape(node: Node, held: dict[int, Job]) -> dict[str, Any]:
+def shape(node: Node, held: dict[int, Job], preflight: PreflightReport | None) -> dict[str, Any]:
     """The NodeOut of a node; `held` says who holds which device."""
     columns = (
         "name", "address", "state", "cores", "ram_bytes", "disk_free_bytes", "disk_read_bytes_per_s",
@@ -81,6 +94,13 @@ def shape(node: Node, held: dict[int, Job]) -> dict[str, Any]:
             for device in node.accelerators.all()
         ],
         "links": list(node.links.all()),
+        "preflight": {
+            "job": preflight.job_number,
+            "attempt": preflight.attempt_number,
+            **{column: getattr(preflight, column) for column in ("state", "at", "took_s", "lines")},
+        }
+        if preflight
+        else None,
     }
 
 
@@ -94,13 +114,13 @@ def find(name: str) -> Node:
 
 @router.get("", response={200: Page[NodeOut], **CODES}, summary="List nodes")
 def list_nodes(request: HttpRequest, limit: Limit, offset: Offset) -> dict[str, Any]:
-    held = holders()
-    return page(selectors.nodes(), limit, offset, lambda node: shape(node, held))
+    held, preflights = holders(), selectors.latest_preflights()
+    return page(selectors.nodes(), limit, offset, lambda node: shape(node, held, preflights.get(node.pk)))
 
 
 @router.get("/{name}", response={200: NodeOut, **FIND_CODES}, summary="One node")
 def get_node(request: HttpRequest, name: Name) -> dict[str, Any]:
-    return shape(find(name), holders())
+    return _out(find(name))
 
 
 @router.post("/{name}/drain", response={200: NodeOut, **FIND_CODES}, summary="Let nothing new start on it (staff)")
@@ -117,4 +137,8 @@ def _set(request: HttpRequest, name: str, state: str) -> dict[str, Any]:
     staff = staff_of(request)
     node = find(name)
     services.set_state(staff, node, state)
-    return shape(node, holders())
+    return _out(node)
+
+
+def _out(node: Node) -> dict[str, Any]:
+    return shape(node, holders(), selectors.latest_preflight(node))

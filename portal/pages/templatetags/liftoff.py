@@ -21,6 +21,9 @@ COLOURS = {
     "draining": "orange",
     "online": "green",
     "offline": "red",
+    "ok": "green",
+    "warn": "orange",
+    "fail": "red",
 }
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
