@@ -15,6 +15,7 @@ urlpatterns = [
     path("", include("portal.catalog.urls")),
     path("", include("portal.jobs.urls")),
     path("", include("portal.pages.node_urls")),
+    path("", include("portal.pages.calibration_urls")),
     path("", include("portal.serving.page_urls")),
     path("", include("portal.pages.urls")),
 ]

@@ -5,8 +5,10 @@ Predictions are kept as they were before calibration, or factors fitted to them 
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 from portal.jobs.models import Attempt, Measurement
 from portal.jobs.plan_names import fleet_of, resolve_model, stored
 from portal.jobs.plan_specs import of_spec
+from portal.planner.answer import Calibrated
 from portal.planner.calibration import Calibration, Observation, fit, method_key
 from portal.planner.request import PlanRequest
 from portal.planner.rules import Rules
@@ -65,6 +68,33 @@ def observations() -> list[Observation]:
         )
         for row in reversed(rows)
     ]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the latest runs of one kind taught. `median_error` is that of the planner's bytes uncorrected, as a fraction
+    of what was measured; `calibrated` None: too few runs."""
+
+    device: str
+    method: str
+    runs: int
+    median_error: float
+    calibrated: Calibrated | None
+
+
+def lessons() -> list[Lesson]:
+    """By device and method, the most runs first."""
+    seen = observations()
+    factors = fit(seen)
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for one in seen:
+        if one.predicted_bytes and one.measured_bytes:
+            groups[one.device, one.key].append(abs(one.predicted_bytes / one.measured_bytes - 1))
+    found = [
+        Lesson(device, method, len(errors), median(errors), factors.factor(device, method))
+        for (device, method), errors in groups.items()
+    ]
+    return sorted(found, key=lambda lesson: (-lesson.runs, lesson.device, lesson.method))
 
 
 def predict(attempt: Attempt) -> None:

@@ -4,7 +4,6 @@ Writes nothing. Built-in names resolve without a database that can be read. Know
 """
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -127,9 +126,9 @@ def device_of(accelerator: Accelerator, node: Node) -> DeviceSpec:
     """The device's data sheet, with the memory it reports; a CPU is described by its cores."""
     if accelerator.kind == Accelerator.Kind.CPU:
         cpu = devices.of_cpu(accelerator.name, node.cores, accelerator.memory_bytes)
-        model = re.sub(r"[^a-z0-9]+", "-", accelerator.name.lower()).strip("-")
         # Processors differ more than cards of one name do, and in how many of their cores a node has.
-        return replace(cpu, name=f"cpu-{model}-x{node.cores}", price_per_hour=settings.LIFTOFF_PRICE_PER_HOUR)
+        name = f"{accelerator.name or 'CPU'}, {node.cores} cores"
+        return replace(cpu, name=name, price_per_hour=settings.LIFTOFF_PRICE_PER_HOUR)
     return devices.of_gpu(accelerator.name, accelerator.memory_bytes, _number(accelerator.compute_capability))
 
 
