@@ -60,7 +60,8 @@ def _room(memory: Memory) -> str:
 
 
 def _speed(speed: Speed) -> Iterator[str]:
-    yield f"{speed.step_s:.3g} s a step, {speed.tokens_per_s:,.0f} tokens/s"
+    each = "a step" if speed.ttft_s is None else "a token of each request"
+    yield f"{speed.step_s:.3g} s {each}, {speed.tokens_per_s:,.0f} tokens/s"
     if speed.ttft_s is not None:
         yield f"{speed.ttft_s:.3g} s to the first token"
     if speed.cost_per_million_tokens is not None:
