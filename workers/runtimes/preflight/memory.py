@@ -56,7 +56,8 @@ def judge(name: str, free: int, total: int, weights: int | None, asked: int, oth
     whose = "the weights alone take" if (weights or 0) >= asked else "the job asks for"
     stop = f"Stop {_listed(others[:3])}, or " if others else ""
     if free < need:
-        smaller = "use a smaller precision, int8 or nf4, or a larger device."
+        by_weights = (weights or 0) >= asked
+        smaller = "use a smaller precision, int8 or nf4, or a larger device." if by_weights else "ask for less memory."
         to_do = f"{stop}{smaller}" if stop else smaller[:1].upper() + smaller[1:]
         return line(name, "fail", f"{has}; {whose} {size(need)}.", to_do, free)
     if weights and weights > free * (1 - HEADROOM):
