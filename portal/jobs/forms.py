@@ -53,7 +53,13 @@ WORDS = {
     "preflight": Words("New preflight", "Check a node", "which of its devices", "Start preflight"),
 }
 HINTS = {"resources__labels": "Write key=value, with commas between."}
-GROUPS = {"lora": "LoRA", "deepspeed": "DeepSpeed", "resources": "Where it runs", "": "More settings"}
+GROUPS = {
+    "": "More settings",
+    "lora": "LoRA",
+    "deepspeed": "DeepSpeed",
+    "resources": "Where it runs",
+    "retry": "When it fails",
+}
 
 
 @dataclass
@@ -104,7 +110,7 @@ class JobForm(forms.Form):
             if name not in FIRST[self.kind]:
                 prefix = name.split("__")[0] if "__" in name else ""
                 groups[prefix].fields.append(self[name])
-        return [groups[prefix] for prefix in ("", "lora", "deepspeed", "resources") if groups[prefix].fields]
+        return [group for group in groups.values() if group.fields]
 
     @property
     def wanting(self) -> list[str]:
@@ -126,14 +132,15 @@ class JobForm(forms.Form):
         if not self.is_valid():
             return None
         try:
-            job, _ = services.submit(user, self._to_spec(), cloned_from=cloned_from)
+            job, _ = services.submit(user, self.to_spec(), cloned_from=cloned_from)
         except Refused as refused:
             for error in refused.errors:
-                self.add_error(*self._place(error))
+                self.add_error(*self.place(error))
             return None
         return job
 
-    def _place(self, error: FieldError) -> tuple[str | None, str]:
+    def place(self, error: FieldError) -> tuple[str | None, str]:
+        """(field's name, sentence) of a refusal; None for the name where it is no field's."""
         name = error.field.replace(".", "__")
         if name not in self.fields:
             name = next((known for known in self.fields if known.startswith(f"{name}__")), "")
@@ -142,7 +149,7 @@ class JobForm(forms.Form):
             sentence = f'"{error.value}" names no labels; {HINTS[name].lower()}'
         return (name, sentence[:1].upper() + sentence[1:]) if name else (None, error.message)
 
-    def _to_spec(self) -> dict[str, Any]:
+    def to_spec(self) -> dict[str, Any]:
         """The contract's shape; what was left empty is absent, so that its default holds."""
         spec: dict[str, Any] = {"kind": self.kind}
         for name, value in self.cleaned_data.items():

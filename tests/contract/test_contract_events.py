@@ -18,6 +18,7 @@ EXAMPLES = [
     contract.Result(name="test_before", values={"accuracy": 0.5, "per_label": {"a": [1, 2]}}),
     contract.Ready(url="http://h:1", model="m"),
     contract.Artifact(name="adapter", kind="adapter", uri="store://a", bytes=3, sha256=None),
+    contract.Checkpoint(step=40, uri="store://a", bytes=3, sha256=None),
     contract.Failed(reason=Reason.NAN_LOSS, detail="d"),
     contract.Finished(reason=Reason.COMPLETED),
 ]

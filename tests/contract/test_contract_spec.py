@@ -19,6 +19,7 @@ from workers.contract.spec import (
     Order,
     PreflightSpec,
     Resources,
+    RetryPolicy,
     UnknownVersion,
 )
 
@@ -35,7 +36,7 @@ ORDER = {
     "devices": [{"kind": "cuda", "index": 0}],
     "result_uri": "store://jobs/7-1",
 }
-FORM_MODELS = [FinetuneSpec, LaunchSpec, PreflightSpec, LoraSettings, DeepSpeedSettings, Resources]
+FORM_MODELS = [FinetuneSpec, LaunchSpec, PreflightSpec, LoraSettings, DeepSpeedSettings, Resources, RetryPolicy]
 NOT_ASKED = {"kind", "spec_version"}
 
 

@@ -87,6 +87,16 @@ class Artifact(_Event):
     sha256: str | None = None
 
 
+class Checkpoint(_Event):
+    """The state after `step` is whole and in the artifact store; a later attempt can go on from it."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int = Field(ge=1)
+    uri: str
+    bytes: int
+    sha256: str | None = None
+
+
 class Failed(_Event):
     """The child's own word on why it ends; the supervisor turns it into Finished."""
 
@@ -123,12 +133,15 @@ Event = Annotated[
     | Annotated[Result, Tag("result")]
     | Annotated[Ready, Tag("ready")]
     | Annotated[Artifact, Tag("artifact")]
+    | Annotated[Checkpoint, Tag("checkpoint")]
     | Annotated[Failed, Tag("failed")]
     | Annotated[Finished, Tag("finished")]
     | Annotated[Unknown, Tag("unknown")],
     Discriminator(_tag),
 ]
-AnyEvent = Started | Phase | Progress | Metric | Log | Result | Ready | Artifact | Failed | Finished | Unknown
+AnyEvent = (
+    Started | Phase | Progress | Metric | Log | Result | Ready | Artifact | Checkpoint | Failed | Finished | Unknown
+)
 _KNOWN = frozenset(model.model_fields["type"].default for model in AnyEvent.__args__) - {PydanticUndefined}
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Event)
 
@@ -185,10 +198,12 @@ class NodeProfile(Contract):
 
 
 class RunningAttempt(Contract):
-    """An attempt a worker holds."""
+    """An attempt a worker holds; naming it in a heartbeat renews its lease."""
 
     job: int
     attempt: int
+    token: str = Field("", description="The order's token: the fencing token of its lease.")
+    last_seq: int = Field(0, ge=0, description="Events spooled so far.")
 
 
 class Heartbeat(Contract):

@@ -77,6 +77,16 @@ def _plain(uri: str) -> str:
 
 START_TASK = "liftoff.start"
 """Celery task (order: dict) that starts one attempt on the node whose queue receives it."""
+REVOKE_TASK = "liftoff.revoke"
+"""Celery task (job: int, attempt: int, token: str): the lease is gone. Kill the child and write nothing more."""
+PREEMPT_TASK = "liftoff.preempt"
+"""Celery task (job: int, attempt: int): checkpoint, then end as preempted."""
+RESEND_TASK = "liftoff.resend"
+"""Celery task (job: int, attempt: int, token: str, after_seq: int): ship the spool again from there on."""
+LEASES = "liftoff:leases"
+"""Redis hash: job id → '<attempt>:<token>' of the attempt that holds the job's lease. Written by the leading
+controller alone, and whole again after Redis lost it; EPOCH_FIELD tells that it is whole."""
+EPOCH_FIELD = "epoch"
 CANCEL_TASK = "liftoff.cancel"
 """Celery task (job: int, attempt: int) that ends one attempt on the node whose queue receives it."""
 

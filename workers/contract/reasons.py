@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NEVER_STARTED = "never_started"
     WORKER_STOPPED = "worker_stopped"
     NODE_LOST = "node_lost"
+    PREEMPTED = "preempted"
 
     @property
     def meaning(self) -> Meaning:
@@ -85,4 +86,5 @@ _MEANINGS = {
     Reason.NEVER_STARTED: Meaning(Outcome.FAILED, "The node did not start the job in time.", True),
     Reason.WORKER_STOPPED: Meaning(Outcome.FAILED, "The node's worker stopped while the job ran.", True),
     Reason.NODE_LOST: Meaning(Outcome.FAILED, "The node stopped reporting while the job ran.", True),
+    Reason.PREEMPTED: Meaning(Outcome.FAILED, "A job of higher priority took its devices; it goes on later.", True),
 }

@@ -54,6 +54,19 @@ class Resources(Contract):
     node: Slug | None = Field(None, title="Node", description="Run on this node only.")
 
 
+class RetryPolicy(Contract):
+    """Whether a job that ended badly through no fault of its own is tried again, from its last checkpoint."""
+
+    max_attempts: int = Field(3, ge=1, le=20, title="Most attempts", description="Tries in all; 1 never retries.")
+    backoff_s: float = Field(
+        5, ge=0, le=3600, title="Back-off", description="Seconds before the second try, doubled for each one after it."
+    )
+    after_kill: bool = Field(
+        False, title="Also when killed", description="Besides a lost node, a stopped worker and a start that failed."
+    )
+    after_crash: bool = Field(False, title="Also when crashed", description="The process ended with an error.")
+
+
 class LoraSettings(Contract):
     """Low-rank adaptation (Hu et al. 2021): W + (alpha / rank) * B A."""
 
@@ -76,6 +89,12 @@ class DeepSpeedSettings(Contract):
 
     zero_stage: Literal[0, 1, 2, 3] = Field(2, title="ZeRO stage")
     offload_optimizer: bool = Field(False, title="Offload optimizer to CPU")
+
+
+Priority = Annotated[
+    int,
+    Field(ge=-100, le=100, title="Priority", description="Higher goes first; waiting raises every job's with time."),
+]
 
 
 class FinetuneSpec(Contract):
@@ -128,6 +147,16 @@ class FinetuneSpec(Contract):
         200, ge=1, le=100_000, title="Evaluation rows", description="Rows of the test split used, at most."
     )
 
+    checkpoint_every: int = Field(
+        0, ge=0, le=10_000_000, title="Checkpoint every", description="Optimizer steps; 0 checkpoints on a stop only."
+    )
+    priority: Priority = 0
+    preemptible: bool = Field(
+        False,
+        title="Preemptible",
+        description="A job of higher priority may stop it at a checkpoint; it goes on later.",
+    )
+    retry: RetryPolicy = Field(default_factory=RetryPolicy)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     deepspeed: DeepSpeedSettings | None = Field(None, title="DeepSpeed", description="Absent: the plain trainer.")
     resources: Resources = Field(default_factory=Resources)
@@ -157,6 +186,8 @@ class LaunchSpec(Contract):
     skip_preflight: bool = Field(
         False, title="Skip preflight", description="Load the model without checking first that the node is ready."
     )
+    priority: Priority = 0
+    retry: RetryPolicy = Field(default_factory=RetryPolicy)
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
@@ -180,6 +211,8 @@ class PreflightSpec(Contract):
     model: Slug | None = Field(
         None, title="Model", description="Read its files and judge memory by them; without one, the node's own folder."
     )
+    priority: Priority = 0
+    retry: RetryPolicy = Field(default_factory=lambda: RetryPolicy(max_attempts=1))
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
@@ -223,6 +256,14 @@ class AdapterInput(Contract):
     sha256: str | None = None
 
 
+class ResumeInput(Contract):
+    """A checkpoint that an earlier attempt put in the artifact store; the run goes on after `step`."""
+
+    uri: str
+    step: int = Field(ge=1)
+    sha256: str | None = None
+
+
 class Device(Contract):
     """One device of an allocation."""
 
@@ -247,6 +288,8 @@ class Order(Contract):
     model: ModelInput | None = Field(None, description="Only a preflight may go without.")
     dataset: DatasetInput | None = None
     adapter: AdapterInput | None = None
+    resume: ResumeInput | None = None
     devices: tuple[Device, ...]
     result_uri: str = Field(description="Folder in the artifact store that receives the run's output.")
+    lease_s: float = Field(30, gt=0, description="Unheard of for this long, the attempt is given to another node.")
     serve_token: str | None = Field(None, description="Bearer token a served model asks of the portal; launch only.")
