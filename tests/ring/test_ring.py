@@ -52,7 +52,7 @@ def test_tune_launch_chat_and_stop(portal: Portal) -> None:
     done = portal.wait(tune, lambda job: job["status"] == "succeeded", "the fine-tune")
     assert done["sentence"] == "The job ran to its end."
     assert [change["new"] for change in done["timeline"]] == ["queued", "dispatched", "running", "succeeded"]
-    assert set(done["results"]) >= {"test_before", "test_after", "training"}
+    assert set(done["results"]) >= {"test_before", "test_after", "training", "measured"}
     metrics = portal.client.get(f"/api/v1/jobs/{tune}/metrics").json()
     series = metrics.get("series", metrics)
     assert [point["step"] for point in series["loss"]] == [1, 2, 3, 4, 5, 6]
@@ -102,6 +102,17 @@ def test_a_cancel_leaves_no_process(portal: Portal) -> None:
     portal.client.post(f"/api/v1/jobs/{job}/cancel").raise_for_status()
     poll(lambda: not processes_of(portal, job), "the end of its processes", 6)
     poll(lambda: portal.job(job)["status"] == "cancelled", "the cancelled state", 10)
+
+
+def test_a_preflight_ends_on_its_nodes_page(portal: Portal) -> None:
+    (node,) = items(portal, "nodes")
+    job = portal.submit({"kind": "preflight", "model": "tiny", "resources": {"node": node["name"]}})
+    done = portal.wait(job, lambda job: job["status"] == "succeeded", "the preflight")
+    (node,) = items(portal, "nodes")
+    assert node["preflight"]["job"] == job
+    assert node["preflight"]["lines"] == done["results"]["preflight"]["lines"]
+    assert {"model", "packages", "disk read", "all-reduce"} <= {line["name"] for line in node["preflight"]["lines"]}
+    poll(lambda: not processes_of(portal, job), "the end of its processes", 5)
 
 
 def test_everything_ends_with_the_parent_and_the_next_start_finds_it_again(tmp_path: Path) -> None:
