@@ -8,8 +8,9 @@ from functools import cache
 from portal.planner import clusters
 from portal.planner.answer import Largest
 from portal.planner.devices import DEVICES
-from portal.planner.hardware import GIB, Fleet
+from portal.planner.hardware import Fleet
 from portal.planner.placement import impossible, spots
+from portal.planner.quantities import of
 from portal.planner.request import Fixed, Method, Workload
 from portal.planner.search import Search, Way
 
@@ -78,7 +79,7 @@ def smallest_hardware(search: Search) -> Largest:
                 question="hardware",
                 value=name,
                 words=f"The smallest that would do is {group.devices} × {group.device.title} "
-                f"({way.memory.expected / GIB:.1f} of {way.memory.capacity / GIB:.1f} GiB each, "
+                f"({of(way.memory.expected, way.memory.capacity)} each, "
                 f"about ${price:.2f} an hour).",
             )
     return Largest(
@@ -150,6 +151,9 @@ def instead(search: Search, best: Way | None) -> tuple[str, ...]:
     """What would make it fit here, a sentence each, tried one by one; never empty."""
     found = list(_changes(search, best))
     hardware = smallest_hardware(search)
+    if hardware.value is None and best is None:
+        # Not a matter of size: what forbids it says what would work.
+        return tuple(found) or tuple(search.refused) or (hardware.words,)
     return (*found, f"Use other hardware: {hardware.words[0].lower()}{hardware.words[1:]}")
 
 
@@ -174,7 +178,7 @@ def _changes(search: Search, best: Way | None) -> Iterator[str]:
         trials.append((f"Train by {easier[1]}", other, free))
     for words, asked, choices in trials:
         if (way := _first_fit(search, asked, choices)) is not None:
-            yield f"{words}: {way.memory.expected / GIB:.1f} of {way.memory.capacity / GIB:.1f} GiB."
+            yield f"{words}: {of(way.memory.expected, way.memory.capacity)}."
     context = _most(
         lambda tokens: _first_fit(search, workload.model_copy(update={"context": tokens}), fixed, best) is not None,
         workload.context - 1,

@@ -9,6 +9,7 @@ from portal.planner import inverse
 from portal.planner.answer import Plan, PlanAnswer
 from portal.planner.calibration import Calibration
 from portal.planner.hardware import GIB, Fleet
+from portal.planner.quantities import of
 from portal.planner.request import PlanRequest
 from portal.planner.rules import DEFAULT_RULES, Rules
 from portal.planner.search import PREFERENCE, Search, Way
@@ -127,16 +128,16 @@ def _sentence(best: Way | None, shape: ModelShape, search: Search) -> str:
     if best is None:
         why = next(iter(search.refused), f"{search.fleet.name} has no devices that could take it.")
         return f"There is no way to do this: {why}"
-    taken, capacity = best.memory.expected / GIB, best.memory.capacity / GIB
     where = f"{best.method.devices} × {best.device.title}"
     each = " on each" if best.method.devices > 1 else ""
+    taken = of(best.memory.expected, best.memory.capacity)
     if best.memory.verdict == "exceeds":
-        return f"{shape.name} exceeds {where}: the nearest way needs {taken:.1f} of {capacity:.1f} GiB{each}."
+        return f"{shape.name} exceeds {where}: the nearest way needs {taken}{each}."
     made = "generated" if search.workload.goal == "infer" else "trained"
     speed = f"about {best.speed.tokens_per_s:,.0f} tokens/s {made}"
     if best.memory.verdict == "tight":
         return (
-            f"{shape.name} is tight on {where}: {taken:.1f} of {capacity:.1f} GiB{each}, more than the "
+            f"{shape.name} is tight on {where}: {taken}{each}, more than the "
             f"{best.memory.usable / GIB:.1f} GiB the rule allows; {speed}."
         )
-    return f"{shape.name} fits on {where}: {taken:.1f} of {capacity:.1f} GiB{each}, {speed}."
+    return f"{shape.name} fits on {where}: {taken}{each}, {speed}."

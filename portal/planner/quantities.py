@@ -1,4 +1,7 @@
-"""Numbers as people say them: '6.74 G', '12.3 ms', '1.5 GB'. Decimal units, as data sheets have them."""
+"""Numbers as people say them: '6.74 G', '12.3 ms', '1.5 GB'. Decimal units, as data sheets have
+them; a device's memory in binary GiB."""
+
+from portal.planner.hardware import GIB
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -28,3 +31,12 @@ def seconds(value: float) -> str:
     if value >= 1e-3:
         return f"{value * 1e3:.3g} ms"
     return f"{value * 1e6:.3g} µs"
+
+
+def of(taken: int, capacity: int) -> str:
+    """'14.2 of 80.0 GiB', with as many digits as tell the two apart."""
+    for digits in (1, 2, 3):
+        shown = f"{taken / GIB:.{digits}f}", f"{capacity / GIB:.{digits}f}"
+        if shown[0] != shown[1]:
+            break
+    return f"{shown[0]} of {shown[1]} GiB"
