@@ -13,11 +13,13 @@ STORE_SCHEME = "store"
 NODE_STREAM = "liftoff:nodes"
 INGEST_GROUP = "ingest"
 
-# Files of a run directory (RUN_DIR). The child reads ORDER and writes below OUTPUT; the rest is the supervisor's.
+# Files of a run directory (RUN_DIR). The child reads ORDER and writes below OUTPUT and CHECKPOINTS; the rest is the
+# supervisor's.
 ORDER_FILE = "order.json"
 SPOOL_FILE = "spool.jsonl"
 SHIPPED_FILE = "shipped"
 OUTPUT_DIR = "output"
+CHECKPOINTS_DIR = "checkpoints"
 
 EVENTS_FD_ENV = "LIFTOFF_EVENTS_FD"
 """Environment variable with the file descriptor a child writes its events to; standard output when unset."""

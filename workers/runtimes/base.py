@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from workers.contract.events import Failed, Metric, Phase, Progress, Ready, Result
+from workers.contract.events import Checkpoint, Failed, Metric, Phase, Progress, Ready, Result
 from workers.contract.names import EVENTS_FD_ENV, ORDER_FILE, OUTPUT_DIR
 from workers.contract.reasons import Reason
 from workers.contract.spec import (
@@ -143,6 +143,10 @@ class Run:
 
     def ready(self, url: str, model: str) -> None:
         self.emitter.emit(Ready(url=url, model=model))
+
+    def checkpoint(self, step: int, folder: Path, size: int) -> None:
+        """`folder`, below the run directory, holds the whole state after `step`, in `size` bytes."""
+        self.emitter.emit(Checkpoint(step=step, uri=str(folder.relative_to(self.run_dir)), bytes=size))
 
     def failed(self, reason: Reason, detail: str) -> None:
         self.emitter.emit(Failed(reason=reason, detail=detail))

@@ -1,23 +1,24 @@
-"""The recipe of a fine-tune, top to bottom: load, score, train, score again, save.
+"""The recipe of a fine-tune, top to bottom: load, score, train, score again, save; or go on from a checkpoint.
 
 Knows nothing of who ordered it. One process on one device.
 """
 
 import json
-import time
-from contextlib import AbstractContextManager, nullcontext
+import sys
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, set_seed
 
 from workers.contract.measured import MEASURED
-from workers.runtimes.base import Pace, Run, invalid, local_path
+from workers.runtimes.base import STOPPED_EXIT, Pace, Run, invalid, local_path
+from workers.runtimes.finetune.adapter import write_adapter
+from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import Score, evaluate
 from workers.runtimes.finetune.manifest import write_manifest
 from workers.runtimes.finetune.samples import Sample, make_samples, read_rows
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, lora_config, trainer_settings
-from workers.runtimes.finetune.zero import deepspeed_config, prepare_one_process
+from workers.runtimes.finetune.zero import deepspeed_config, prepare_one_process, whole_parameters
 from workers.runtimes.measuring import Meter
 from workers.runtimes.models import check_context, choose_dtype, load_config, load_model
 
@@ -61,9 +62,14 @@ def finetune(run: Run) -> None:
         callbacks=[narrator],
     )
     trainer.remove_callback(PrinterCallback)  # the narrator says the same, in events
-    results: dict[str, dict[str, Any]] = {}
+    results: Results = {}
+    saver = Saver(run, trainer, narrator, results, zero_3)
+    trainer.add_callback(saver)
+    checkpoint = saver.resume(run.order.resume)
 
-    if test:
+    if "test_before" in results:
+        run.result("test_before", results["test_before"])
+    elif test:
         run.phase("evaluating before")
         with whole_parameters(trainer.model.parameters(), zero_3):
             score = _evaluate(run, trainer.model, tokenizer, test)
@@ -71,54 +77,41 @@ def finetune(run: Run) -> None:
         run.result("test_before", score.values())
 
     run.phase("training")
+    run.on_stop.append(saver.ask)
     meter.begin()
-    start = time.monotonic()
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     measured = meter.measured()
-    results["training"] = {
-        "loss_first": narrator.losses[0],
-        "loss_last": narrator.losses[-1],
-        "steps": narrator.steps,
-        "seconds": round(time.monotonic() - start, 3),
-        "tokens": int(narrator.tokens),
-        "trainable_parameters": _trainable(trainer.model),
-    }
-    run.result("training", results["training"])
-    if measured is not None:
-        run.result(MEASURED, measured.model_dump(mode="json"))
+    try:
+        run.on_stop.remove(saver.ask)
+        if saver.asked:
+            sys.exit(STOPPED_EXIT)
+        results["training"] = {
+            "loss_first": narrator.losses[0],
+            "loss_last": narrator.losses[-1],
+            "steps": narrator.steps,
+            "seconds": round(saver.seconds, 3),
+            "tokens": int(narrator.tokens),
+            "trainable_parameters": _trainable(trainer.model),
+        }
+        run.result("training", results["training"])
+        if measured is not None:
+            run.result(MEASURED, measured.model_dump(mode="json"))
 
-    if test:
-        run.phase("evaluating after")
-        score = _evaluate(run, trainer.model, tokenizer, test)
-        results["test_after"] = score.values()
-        run.result("test_after", score.values())
+        if test:
+            run.phase("evaluating after")
+            score = _evaluate(run, trainer.model, tokenizer, test)
+            results["test_after"] = score.values()
+            run.result("test_after", score.values())
 
-    run.phase("saving adapter")
-    save_adapter(run, trainer.model, zero_3)
+        run.phase("saving adapter")
+        write_adapter(run.output_dir / ADAPTER_DIR, trainer.model, run.model.name, zero_3)
+    except SystemExit:  # told to stop: what is trained isn't to be trained again
+        run.on_stop.append(saver.ask)
+        saver.save()
+        raise
     write_manifest(run, str(dtype).removeprefix("torch."), len(train), ds_config, results)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def save_adapter(run: Run, model: Any, sharded: bool) -> None:
-    """Save output/adapter/: safetensors and PEFT's config, which names the base model and no path of this node."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = run.model.name
-    folder = run.output_dir / ADAPTER_DIR
-    with whole_parameters(trained, sharded):
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; the manifest says more
-
-
-def whole_parameters(parameters: Any, sharded: bool) -> AbstractContextManager[Any]:
-    """Within it, parameters that ZeRO 3 has sharded are whole."""
-    if not sharded:
-        return nullcontext()
-    import deepspeed
-
-    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
-    return gathered
 
 
 def _evaluate(run: Run, model: Any, tokenizer: Any, samples: list[Sample]) -> Score:

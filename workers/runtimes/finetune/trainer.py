@@ -42,6 +42,15 @@ class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untype
             )
         return loss
 
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # resumed at the end; the library would do one step more
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **options)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The library's own checkpoints are neither whole nor atomic; `checkpoints.Saver` makes them, at on_save."""
+
 
 class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
     """Emits Progress each step and a Metric each log; remembers the first and last loss and the tokens seen."""
@@ -54,16 +63,18 @@ class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self.losses: list[float] = []
         self.tokens = 0.0
         self.steps = 0
+        self._begun_at = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._pace = Pace()
         self._logged_at = time.monotonic()
-        self._run.progress(0, state.max_steps, "steps")
+        self.steps = self._begun_at = state.global_step
+        self._run.progress(state.global_step, state.max_steps, "steps")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._meter.step()
         self.steps = state.global_step
-        eta_s = self._pace.eta_s(state.global_step, state.max_steps)
+        eta_s = self._pace.eta_s(state.global_step - self._begun_at, state.max_steps - self._begun_at)
         self._run.progress(state.global_step, state.max_steps, "steps", eta_s)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -77,6 +88,7 @@ class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         values["tokens_per_s"] = (tokens - self.tokens) / max(now - self._logged_at, 1e-9)
         self._logged_at, self.tokens = now, tokens
         self.losses.append(values["loss"])
+        state.log_history.clear()  # nobody reads it, and it would grow with every step
         self._run.metric({name: value for name, value in values.items() if math.isfinite(value)}, state.global_step)
 
 

@@ -5,6 +5,7 @@ Knows nothing of models. Source of the config's fields: DeepSpeed's "DeepSpeed C
 
 import os
 import socket
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -63,3 +64,13 @@ def prepare_one_process(device_kind: str) -> None:
     if device_kind == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if device_kind == "cuda" else "gloo", verbose=False)
+
+
+def whole_parameters(parameters: Any, sharded: bool) -> AbstractContextManager[Any]:
+    """Within it, parameters that ZeRO 3 has sharded are whole."""
+    if not sharded:
+        return nullcontext()
+    import deepspeed
+
+    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
+    return gathered

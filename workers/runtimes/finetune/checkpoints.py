@@ -1,0 +1,200 @@
+"""Checkpoints of a fine-tune: all that a later attempt needs to go on as if nothing had happened.
+
+RUN_DIR/checkpoints/step-N is written aside, synced and renamed, so it is whole or not there. Knows nothing of the
+store, nor of why a run is stopped.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
+from workers.contract.names import CHECKPOINTS_DIR
+from workers.contract.spec import ResumeInput
+from workers.runtimes.base import Run, RunFailed, local_path
+from workers.runtimes.finetune.adapter import write_adapter
+from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer
+
+KEPT = 2
+"""Checkpoints of a run that stay on the node's disk."""
+
+MANIFEST_FILE = "checkpoint.json"
+PROGRESS_FILE = "progress.json"
+STATE_FILE = "trainer_state.json"
+VERSION = 1
+
+Results = dict[str, dict[str, Any]]
+
+
+class Torn(ValueError):
+    """A checkpoint that isn't what was written; the message says how."""
+
+
+class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
+    """Saves every `checkpoint_every` steps, and once more when asked to stop, at the end of the step under way.
+
+    A checkpoint holds the adapter, the optimizer, the schedule, the random generators, the place in the data, the
+    loss not logged yet, and `results` so far. The trainer's own attributes are read and set where it has no better
+    way (transformers 5.24, TRL 1.16).
+    """
+
+    def __init__(self, run: Run, trainer: WatchedTrainer, narrator: Narrator, results: Results, sharded: bool) -> None:
+        self._run = run
+        self._trainer = trainer
+        self._narrator = narrator
+        self._results = results
+        self._sharded = sharded
+        self._every = run.finetune_spec.checkpoint_every
+        self._saved_step = 0
+        self._progress: dict[str, Any] = {}
+        self._earlier_s = 0.0
+        self._begun_at = time.monotonic()
+        self.asked = False
+        """Whether the run was asked to stop."""
+
+    @property
+    def seconds(self) -> float:
+        """Spent training, in the attempts before as well."""
+        return self._earlier_s + time.monotonic() - self._begun_at
+
+    def ask(self) -> None:
+        """Save and stop after the step under way. May be called by a signal handler."""
+        self.asked = True
+
+    def resume(self, given: ResumeInput | None) -> Path | None:
+        """The checkpoint to go on from, its results and figures taken over; None to begin at the beginning."""
+        if given is None:
+            return None
+        try:
+            folder = local_path(given.uri, "resume.uri")
+            check_whole(folder, given.step)
+            self._progress = json.loads((folder / PROGRESS_FILE).read_text())
+        except (Torn, RunFailed, OSError, ValueError) as error:
+            print(f"The checkpoint of step {given.step} can't be used; training begins at the beginning: {error}")
+            return None
+        self._results.update(self._progress["results"])
+        self._narrator.losses = list(self._progress["losses"])
+        self._narrator.tokens = self._progress["tokens"]
+        self._earlier_s = self._progress["seconds"]
+        self._saved_step = given.step
+        return folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._begun_at = time.monotonic()
+        if self._progress:
+            self._trainer._tr_loss = torch.tensor(self._progress["pending_loss"], device=args.device)
+            self._trainer._globalstep_last_logged = self._progress["logged_step"]
+            self._trainer._total_train_tokens = self._progress["tokens"]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+        elif self._every and state.global_step % self._every == 0:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.save()
+
+    def save(self) -> None:
+        """Save the state after the last step, once. Where that fails the run goes on, and the last good one stays."""
+        step = self._trainer.state.global_step
+        if step == self._saved_step:
+            return
+        try:
+            folder, size = write_whole(self._run.run_dir / CHECKPOINTS_DIR, step, self._fill)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            print(f"The checkpoint of step {step} could not be saved; the one before it stays: {error}")
+            return
+        self._saved_step = step
+        prune(folder.parent)
+        self._run.checkpoint(step, folder, size)
+
+    def _fill(self, folder: Path) -> None:
+        trainer = self._trainer
+        write_adapter(folder, trainer.model, self._run.model.name, self._sharded)
+        trainer._save_optimizer_and_scheduler(str(folder))
+        trainer._save_scaler(str(folder))
+        trainer._save_rng_state(str(folder))
+        trainer.state.save_to_json(str(folder / STATE_FILE))
+        progress = {
+            "pending_loss": float(trainer._tr_loss),
+            "logged_step": trainer._globalstep_last_logged,
+            "tokens": int(trainer._total_train_tokens),
+            "losses": [self._narrator.losses[0], self._narrator.losses[-1]],
+            "seconds": round(self.seconds, 3),
+            "results": self._results,
+        }
+        (folder / PROGRESS_FILE).write_text(json.dumps(progress))
+
+
+def write_whole(parent: Path, step: int, fill: Callable[[Path], None]) -> tuple[Path, int]:
+    """Make `parent`/step-N of what `fill` writes into a folder, with a manifest of its files; (folder, bytes).
+
+    A reader, and a power failure, see all of it or nothing. Raises what `fill` raises, and OSError.
+    """
+    folder, fresh = parent / f"step-{step}", parent / f".step-{step}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        fill(fresh)
+        files = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        manifest = {
+            "version": VERSION,
+            "step": step,
+            "files": {name: {"bytes": sizes[name], "sha256": _sha256(path)} for name, path in files.items()},
+        }
+        (fresh / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+        for path in [*fresh.rglob("*"), fresh]:
+            _sync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+        _sync(parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder, sum(sizes.values()) + (folder / MANIFEST_FILE).stat().st_size
+
+
+def check_whole(folder: Path, step: int) -> None:
+    """Raises Torn unless the folder is the checkpoint of `step` and every file is as its manifest says."""
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        version, found, files = manifest["version"], manifest["step"], dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Torn(f"its {MANIFEST_FILE} can't be read ({type(error).__name__}).") from error
+    if version != VERSION:
+        raise Torn(f"it has version {version}; this worker reads version {VERSION}.")
+    if found != step:
+        raise Torn(f"it is of step {found}, not of step {step}.")
+    for name, said in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != said["bytes"] or _sha256(path) != said["sha256"]:
+            raise Torn(f"its file {name} is missing or damaged.")
+
+
+def prune(parent: Path) -> None:
+    """Remove all checkpoints but the newest ones."""
+    steps = sorted(int(path.name.removeprefix("step-")) for path in parent.glob("step-*"))
+    for step in steps[:-KEPT]:
+        shutil.rmtree(parent / f"step-{step}", ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
