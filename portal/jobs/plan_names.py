@@ -63,7 +63,8 @@ def shape_of(profile: ModelProfile) -> ModelShape:
         config = profile.config or families.config_from_facts(_facts(profile))
         return families.shape_from_config(config, profile.name)
     except Refused as refused:
-        raise Refused.at("model", profile.name, f"model: {profile.name!r} can't be planned: {refused}") from None
+        why = " ".join(error.message.removeprefix("model: ") for error in refused.errors)
+        raise Refused.at("model", profile.name, f"model: {profile.name!r} can't be planned: {why}") from None
 
 
 def resolve_hardware(name: str, count: int = 1) -> Fleet:
