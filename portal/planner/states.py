@@ -1,13 +1,17 @@
-"""Model states: the bytes of weights, adapters, gradients and optimizer on the fullest device.
+"""Model states: the bytes of weights, adapters, gradients and optimizer on one device.
 
 Knows nothing of activations, nor of what a device has.
 
-Sources: ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054) for the stages; mixed-precision Adam at 16 bytes a parameter
-is theirs, section 3.1; LoRA (Hu et al. 2021); QLoRA with double quantization (Dettmers et al. 2023, section 3);
-8-bit optimizers (Dettmers et al. 2022, arXiv:2110.02861).
+Sources: ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054), whose section 3.1 counts mixed-precision Adam at 16 bytes a
+parameter; LoRA (Hu et al. 2021, arXiv:2106.09685); QLoRA (Dettmers et al. 2023, arXiv:2305.14314); 8-bit optimizers
+(Dettmers et al. 2022, arXiv:2110.02861). What is kept in which number type is PEFT 0.21's, TRL 1.16's, bitsandbytes
+0.50's and DeepSpeed 0.19's doing: PEFT keeps adapters in fp32, TRL casts those on quantized weights to bf16, DeepSpeed
+trains a flat fp32 copy whatever the weights are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from portal.planner.request import Method, Workload
@@ -17,13 +21,30 @@ WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of a number."""
 NF4_BLOCK, NF4_OUTER = 64, 256
 """Weights that share a scale, and scales that share a second one (bitsandbytes' defaults)."""
+NF4_TABLES = 4 * (16 + 256 + 1)
+"""Bytes beside every nf4 tensor: the 16 values of a weight, the 256 of a scale, and an offset, in fp32."""
 GROUP = 128
 """Weights that share a scale and a zero point in AWQ and GPTQ, as their authors publish models."""
+EIGHT_BIT_BLOCK, EIGHT_BIT_LEAST = 256, 4096
+"""8-bit optimizers: values that share a scale; a tensor with fewer elements keeps 32-bit states."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The part of the model that one device works on: all of it, or a stage of a pipeline."""
+
+    layers: int
+    first: bool = True
+    """Has the embedding."""
+    last: bool = True
+    """Has the final norm, the head and the loss."""
+    in_flight: int = 1
+    """Micro batches whose activations wait for their backward pass (1F1B, arXiv:2104.04473, section 2.2)."""
 
 
 @dataclass(frozen=True)
 class States:
-    """Bytes on the fullest device. `host`: what offloading moves to the memory of the host, for this device."""
+    """Bytes on the device. `host`: what offloading moves to the memory of the host, for this device."""
 
     weights: int
     lora: int
@@ -31,22 +52,42 @@ class States:
     optimizer: int
     host: int
     trainable: int
-    """Trained parameters on the device, before ZeRO."""
+    """Trained parameters on the device, before ZeRO shards them."""
     trained_width: int
-    """Bytes of one trained parameter."""
-    mixed: bool
-    """An fp32 master copy is kept beside 16-bit weights (DeepSpeed), instead of training the weights as they are."""
+    """Bytes of a trained parameter as the forward pass sees it."""
+    master: bool
+    """An fp32 copy is trained beside it."""
+    scratch: int
+    """What the optimizer's step takes on top while it lasts."""
+    largest: int
+    """Elements of the largest trained tensor."""
+
+
+def places(shape: ModelShape, method: Method) -> tuple[Place, ...]:
+    """The stages of which one may be the fullest: the first keeps most activations, the last computes the loss."""
+    if method.pipeline == 1:
+        return (Place(shape.depth),)
+    layers = -(-shape.depth // method.pipeline)
+    waiting = min(method.pipeline, method.accumulation)
+    return Place(layers, last=False, in_flight=waiting), Place(layers, first=False)
+
+
+def is_quantized(tensor: Tensor, quantization: str) -> bool:
+    """Whether it shrinks. Embeddings, norms, biases, routers and the head never do; bitsandbytes (nf4, int8) replaces
+    linear layers, and a mixture's experts are no such layers in Transformers 5 but one tensor of all of them."""
+    if quantization == "none" or not tensor.linear or tensor.role in ("head", "router"):
+        return False
+    return tensor.role != "expert" or quantization not in ("nf4", "int8")
 
 
 def quantized_bytes(tensor: Tensor, quantization: str, width: int) -> int:
-    """Bytes of one linear layer's weight with its scales."""
+    """Bytes of one linear layer's weight with its scales; `width`: bytes of a number that isn't quantized."""
     elements = prod(tensor.shape)
     if quantization == "nf4":
         scales = -(-elements // NF4_BLOCK)
-        return elements // 2 + scales + 4 * -(-scales // NF4_OUTER)
+        return elements // 2 + scales + 4 * -(-scales // NF4_OUTER) + NF4_TABLES
     if quantization in ("awq", "gptq"):
-        groups = -(-elements // GROUP)
-        return elements // 2 + groups * (width + 1)
+        return elements // 2 + -(-elements // GROUP) * (width + 1)
     if quantization == "int8":
         return elements + 4 * tensor.shape[0]
     if quantization == "fp8":
@@ -54,58 +95,131 @@ def quantized_bytes(tensor: Tensor, quantization: str, width: int) -> int:
     return elements * width
 
 
-def weight_bytes(shape: ModelShape, quantization: str, width: int) -> tuple[int, int]:
-    """(quantized, kept whole): embeddings, norms, biases and the output head are never quantized."""
-    small = whole = 0
-    for tensor in shape.tensors:
-        if quantization != "none" and tensor.linear and tensor.role not in ("head", "router"):
-            small += tensor.count * quantized_bytes(tensor, quantization, width)
-        else:
-            whole += tensor.parameters * width
-    return small, whole
+@dataclass(frozen=True)
+class Split:
+    """A sum over the model's tensors by where they lie."""
+
+    layers: int
+    embedding: int
+    end: int
+    """Final norm, head, and what else there is."""
+
+    def at(self, place: Place, depth: int, tied: bool) -> int:
+        """What the place has of it; the last stage of a pipeline copies a tied embedding."""
+        total = -(-self.layers * place.layers // depth)
+        if place.first or (place.last and tied):
+            total += self.embedding
+        return total + (self.end if place.last else 0)
 
 
-def targeted(shape: ModelShape, targets: str) -> list[Tensor]:
-    """The linear layers that get an adapter: all but the head for 'all-linear', else those named."""
-    linear = [tensor for tensor in shape.tensors if tensor.linear and tensor.role != "head"]
+@lru_cache(maxsize=1024)
+def weight_bytes(shape: ModelShape, quantization: str, width: int) -> Split:
+    """The weights as they lie in memory."""
+    return _split(
+        shape,
+        lambda tensor: (
+            tensor.count
+            * (
+                quantized_bytes(tensor, quantization, width)
+                if is_quantized(tensor, quantization)
+                else prod(tensor.shape) * width
+            )
+        ),
+    )
+
+
+@lru_cache(maxsize=256)
+def parameters(shape: ModelShape) -> Split:
+    """Every parameter once."""
+    return _split(shape, lambda tensor: tensor.parameters)
+
+
+def _split(shape: ModelShape, size: Callable[[Tensor], int]) -> Split:
+    layers = sum(size(tensor) for tensor in shape.tensors if in_layer(tensor))
+    embedding = sum(size(tensor) for tensor in shape.tensors if tensor.role in ("embedding", "position"))
+    return Split(layers, embedding, sum(map(size, shape.tensors)) - layers - embedding)
+
+
+def in_layer(tensor: Tensor) -> bool:
+    """Whether it belongs to a transformer layer."""
+    return tensor.name.startswith("layers.")
+
+
+@lru_cache(maxsize=1024)
+def targeted(shape: ModelShape, targets: str) -> tuple[Tensor, ...]:
+    """The linear layers that get an adapter: for 'all-linear' all but the head and a mixture's experts (no linear
+    layers for PEFT), else those named."""
+    linear = [tensor for tensor in shape.tensors if tensor.linear and tensor.role not in ("head", "expert")]
     if targets == "all-linear":
-        return linear
+        return tuple(linear)
     names = {name.strip() for name in targets.split(",")}
-    return [tensor for tensor in linear if names & set(tensor.name.split("."))]
+    return tuple(tensor for tensor in linear if names & set(tensor.name.split(".")))
 
 
+@lru_cache(maxsize=1024)
 def lora_parameters(shape: ModelShape, rank: int, targets: str) -> int:
-    """rank × (in + out) for each targeted layer (Hu et al. 2021, section 4.1)."""
+    """rank × (in + out) for each targeted layer (arXiv:2106.09685, section 4.1)."""
     return sum(rank * sum(tensor.shape[-2:]) * tensor.count for tensor in targeted(shape, targets))
 
 
-def states(shape: ModelShape, workload: Workload, method: Method) -> States:
-    """What the goal keeps between steps, sharded as the method says."""
+@lru_cache(maxsize=1024)
+def largest_trained(shape: ModelShape, rank: int, targets: str) -> int:
+    """Elements of the largest trained tensor: of the model where `rank` is 0, else of its adapters."""
+    if not rank:
+        return max(prod(tensor.shape) for tensor in shape.tensors)
+    return max((rank * max(tensor.shape[-2:]) for tensor in targeted(shape, targets)), default=0)
+
+
+def states(shape: ModelShape, workload: Workload, method: Method, place: Place, foreach: bool) -> States:
+    """What the goal keeps between steps, split and sharded as the method says.
+
+    `foreach`: PyTorch's AdamW works on all tensors at once, as it does on a GPU, and so needs room for the square
+    roots of all second moments; else for two copies of the largest tensor's.
+    """
     width = WIDTH[method.precision]
-    split = method.tensor * method.pipeline
-    small, whole = weight_bytes(shape, method.quantization, width)
-    weights = -(-(small + whole) // split)
+    depth, split, data, stage = shape.depth, method.tensor, method.data, method.zero_stage
+    weights = -(-weight_bytes(shape, method.quantization, width).at(place, depth, shape.tied) // split)
     if workload.goal == "infer":
-        return States(weights, 0, 0, 0, 0, 0, width, False)
+        return States(weights, 0, 0, 0, 0, 0, width, False, 0, 0)
     full = workload.goal == "full"
-    trainable = shape.parameters if full else lora_parameters(shape, workload.lora_rank, workload.lora_targets)
+    rank = 0 if full else workload.lora_rank
+    if full:
+        trainable = parameters(shape).at(place, depth, shape.tied)
+    else:
+        trainable = -(-lora_parameters(shape, rank, workload.lora_targets) * place.layers // depth)
     trainable = -(-trainable // split)
-    mixed = width == 2 and (method.zero_stage > 0 or split > 1) and (full or method.zero_stage == 3)
-    trained_width = width if full or method.zero_stage == 3 else 2 if method.quantization != "none" else 4
-    moments = {"adamw": 8 if mixed else 2 * trained_width}.get(method.optimizer, 2)
-    optimizer = trainable * (moments + (4 if mixed else 0))
+    largest = -(-largest_trained(shape, rank, workload.lora_targets) // split)
+    trained_width = width if full or stage else 2 if method.quantization != "none" else 4
+    # fp16 needs an fp32 copy to train (GradScaler can't unscale fp16 gradients); Megatron's splits keep one too.
+    master = stage > 0 or (full and width == 2 and (method.precision == "fp16" or split * method.pipeline > 1))
     gradients = trainable * trained_width
+    optimizer = _optimizer_bytes(trainable, method.optimizer, 4 if master else trained_width) + master * 4 * trainable
     lora = 0 if full else trainable * trained_width
-    stage, data = method.zero_stage, method.data
-    optimizer = -(-optimizer // data) if stage >= 1 else optimizer
-    gradients = -(-gradients // data) if stage >= 2 else gradients
+    shards = data if stage else 1
+    if method.optimizer != "adamw":
+        scratch = 0
+    elif foreach:
+        scratch = trainable // shards * (4 if master else trained_width)
+    else:
+        scratch = 2 * min(trainable // shards, largest) * (4 if master else trained_width)
+    host = 0
+    if stage >= 1:
+        optimizer = -(-optimizer // data)
+    if stage >= 2:
+        gradients = -(-gradients // data)
     if stage == 3:
         weights, lora = -(-weights // data), -(-lora // data)
-    host = 0
     if method.offload_optimizer:
-        host, optimizer = host + optimizer, 0
+        host, optimizer, scratch = optimizer + scratch, 0, 0
         if stage >= 2:
             host, gradients = host + gradients, 0
     if method.offload_parameters:
         host, weights, lora = host + weights + lora, 0, 0
-    return States(weights, lora, gradients, optimizer, host, trainable, trained_width, mixed)
+    return States(weights, lora, gradients, optimizer, host, trainable, trained_width, master, scratch, largest)
+
+
+def _optimizer_bytes(trained: int, optimizer: str, width: int) -> int:
+    """Two moments a parameter: in its number type, or in 8 bits with an fp32 scale a block."""
+    if optimizer == "adamw":
+        return 2 * trained * width
+    return 2 * (trained + 4 * -(-trained // EIGHT_BIT_BLOCK))

@@ -1,0 +1,71 @@
+"""What serving takes on one device: the KV cache, the prompt that is being read, the scores of the next token.
+
+Knows nothing of weights. KV cache elements per token are the shape's (GQA, arXiv:2305.13245; MLA, arXiv:2405.04434;
+sliding windows, arXiv:2310.06825).
+"""
+
+from dataclasses import dataclass
+
+from portal.planner.request import Method, Workload
+from portal.planner.shapes import Layer, ModelShape
+from portal.planner.states import WIDTH
+
+KV_WIDTH = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1 + 2 * 2 / 64}
+"""Bytes of a cached number; int8 has a 16-bit scale and zero point for 64 of them (KIVI, arXiv:2402.02750)."""
+READ_AT_ONCE = 8192
+"""Tokens of prompts that are read at once; longer ones in pieces."""
+SCORES = 3
+"""fp32 copies of the next token's scores: the head's, a float copy, and a sampled or masked one."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Bytes on the device."""
+
+    rows: int
+    cache: int
+    grown: int
+    """A layer's keys are copied to a longer tensor at every token."""
+    reading: int
+    scores: int
+    tokens: int
+    """Read at once."""
+
+
+def serving(shape: ModelShape, workload: Workload, method: Method) -> Serving:
+    """For this replica's share of the concurrent requests, all at full context."""
+    rows, context, width = -(-workload.concurrency // method.data), workload.context, WIDTH[method.precision]
+    kept = KV_WIDTH[method.kv_cache]
+    parts = method.tensor
+    if any(layer.attention.kv_rank is not None for layer in shape.layers):
+        parts = 1  # every device of a tensor group needs MLA's whole latent
+    cache = int(rows * shape.kv_elements(context) * kept / min(parts, shape.kv_heads) / method.pipeline)
+    layer = max(shape.layers, key=lambda each: _reading(each, shape.hidden, 1, width, method, rows, context))
+    tokens = min(rows * context, max(context if rows == 1 else 0, READ_AT_ONCE))
+    reading = _reading(layer, shape.hidden, tokens, width, method, rows, context)
+    # The reading doesn't wait for the cache's last copy, nor the copy for the reading.
+    grown = int(rows * context * layer.attention.kv_width * kept / 2 / min(parts, shape.kv_heads))
+    return Serving(
+        rows,
+        cache,
+        grown,
+        reading,
+        rows * shape.vocab * 4 * SCORES // method.tensor if shape.logits else 0,
+        tokens,
+    )
+
+
+def _reading(layer: Layer, hidden: int, tokens: int, width: int, method: Method, rows: int, context: int) -> int:
+    """The larger of a layer's MLP and its attention over `tokens` at once: gate, up and their product beside four
+    widths of the residual stream; or queries, repeated keys and values, and the mask of a padded batch."""
+    attention, mlp = layer.attention, layer.mlp
+    wide = (3 if mlp.gated else 2) * mlp.active_width // method.tensor + 4 * hidden
+    queries = attention.heads * attention.head_dim // method.tensor
+    out = attention.heads * attention.value_dim // method.tensor
+    heads = 3 * hidden + 2 * queries + 2 * out
+    attending = width * tokens * heads
+    if method.attention == "eager":
+        attending += tokens * context * (attention.heads // method.tensor) * (4 + width)
+    elif rows > 1:
+        attending += tokens * context * (1 + width)
+    return max(width * tokens * wide, attending) + tokens * 24
