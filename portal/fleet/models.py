@@ -101,3 +101,21 @@ class PreflightReport(models.Model):
 
     def __str__(self) -> str:
         return f"preflight of {self.node.name} by job {self.job_number}"
+
+
+class NodeEvent(models.Model):
+    """Something that happened to a node and that its page tells: lost, back, a run on it ended because nobody holds it.
+
+    Its job, where there is one, is named in the text; the newest come first.
+    """
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="events")
+    text = models.CharField(max_length=400)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["node", "-id"], name="newest_node_events")]
+
+    def __str__(self) -> str:
+        return f"{self.node.name}: {self.text}"

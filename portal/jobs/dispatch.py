@@ -1,5 +1,6 @@
-"""Commands to nodes over Celery: start an attempt, cancel one. Fire and forget; the database stays the record.
+"""Commands to nodes over Celery: start an attempt, cancel it, end it, send its events again. Fire and forget.
 
+The database stays the record, and every command may be sent twice; the sweep repeats what may have been lost.
 Knows nothing of states: a caller has already written what it wants to be true.
 """
 
@@ -10,7 +11,18 @@ import redis
 from celery import Celery
 from django.conf import settings
 
-from workers.contract.names import CANCEL_TASK, START_TASK, broker_url, job_stream, node_queue
+from portal.jobs import fences
+from portal.jobs.connection import client
+from workers.contract.names import (
+    CANCEL_TASK,
+    PREEMPT_TASK,
+    RESEND_TASK,
+    REVOKE_TASK,
+    START_TASK,
+    broker_url,
+    job_stream,
+    node_queue,
+)
 from workers.contract.spec import Order
 
 log = logging.getLogger(__name__)
@@ -28,7 +40,11 @@ def _celery() -> Celery:
     return app
 
 
-def _send(task: str, args: list[object], node: str, expires_s: float | None = None) -> bool:
+LAPSE_S = 300.0
+"""A command older than this is for nobody any more; whatever still needs it is sent again."""
+
+
+def _send(task: str, args: list[object], node: str, expires_s: float = LAPSE_S) -> bool:
     try:
         _celery().send_task(task, args=args, queue=node_queue(node), retry=False, expires=expires_s)
     except Exception as error:  # any transport's error: the caller's sweep sends again
@@ -40,8 +56,11 @@ def _send(task: str, args: list[object], node: str, expires_s: float | None = No
 def start(order: Order) -> bool:
     """Tell the order's node to start it. False when the broker could not be reached; sending twice is harmless.
 
-    The message lapses when the portal would have given the attempt up, so a node that comes back late starts nothing.
+    Its lease is there before it is sent. The message lapses when the portal would have given the attempt up, so a node
+    that comes back late starts nothing.
     """
+    if not fences.grant(order):
+        return False
     return _send(START_TASK, [order.model_dump(mode="json")], order.node, settings.LIFTOFF_START_TIMEOUT_S)
 
 
@@ -49,8 +68,8 @@ def begin(order: Order) -> bool:
     """`start` for a new attempt. Before a job's first one nothing of it can have run: a stream of its name is stale."""
     if order.attempt == 1:
         try:
-            redis.Redis.from_url(settings.REDIS_URL, socket_timeout=5).delete(job_stream(order.job))
-        except redis.RedisError as error:
+            client().delete(job_stream(order.job))
+        except (redis.RedisError, OSError) as error:
             log.warning("could not clear the stream of job %s: %s", order.job, error)
     return start(order)
 
@@ -58,3 +77,18 @@ def begin(order: Order) -> bool:
 def cancel(job: int, attempt: int, node: str) -> bool:
     """Tell the node to end the attempt. False when the broker could not be reached; sending twice is harmless."""
     return _send(CANCEL_TASK, [job, attempt], node)
+
+
+def preempt(job: int, attempt: int, node: str) -> bool:
+    """Tell the node to checkpoint the attempt and end it. As `cancel`."""
+    return _send(PREEMPT_TASK, [job, attempt], node)
+
+
+def revoke(job: int, attempt: int, token: str, node: str) -> bool:
+    """Tell the node that the attempt is not its any more: kill it, write nothing. As `cancel`."""
+    return _send(REVOKE_TASK, [job, attempt, token], node)
+
+
+def resend(job: int, attempt: int, token: str, after_seq: int, node: str) -> bool:
+    """Ask the node for the attempt's events after `after_seq` again. As `cancel`."""
+    return _send(RESEND_TASK, [job, attempt, token, after_seq], node)

@@ -1,4 +1,8 @@
-"""The states of a job and the moves between them: one pure table. Knows nothing of databases or clocks."""
+"""The states of a job and the moves between them: one pure table.
+
+A job goes back to the queue only where its attempt ended and its policy has it tried again (portal.jobs.retries), or
+where a job of higher priority took its devices. What a user stops never does. Knows nothing of databases or clocks.
+"""
 
 from enum import StrEnum
 
@@ -23,8 +27,8 @@ LIVE = frozenset({Status.QUEUED}) | HOLDS_DEVICES
 
 MOVES: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.DISPATCHED, Status.CANCELLED, Status.FAILED}),
-    Status.DISPATCHED: frozenset({Status.RUNNING, Status.CANCELLING, *FINAL}),
-    Status.RUNNING: frozenset({Status.CANCELLING, *FINAL}),
+    Status.DISPATCHED: frozenset({Status.RUNNING, Status.CANCELLING, Status.QUEUED, *FINAL}),
+    Status.RUNNING: frozenset({Status.CANCELLING, Status.QUEUED, *FINAL}),
     Status.CANCELLING: FINAL,
     Status.SUCCEEDED: frozenset(),
     Status.FAILED: frozenset(),

@@ -4,7 +4,7 @@ Knows nothing of events; does not decide anything itself.
 """
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.utils import timezone
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 RESEND_AFTER_S = 10
 
 
-def tick() -> int:
+def tick(now: datetime | None = None) -> int:
     """Schedule once. Returns how many attempts were dispatched."""
-    queue = selectors.waiting()
+    now = now or timezone.now()
+    queue = selectors.waiting(now)
     if not queue:
         return 0
-    now = timezone.now()
     started = 0
     for decision in decide(queue, selectors.fleet(now)):
         if isinstance(decision, Placement):

@@ -1,4 +1,4 @@
-"""Jobs, their attempts, the devices those hold, and the log of every change of state."""
+"""Jobs, their attempts, the devices those hold, the log of every change of state, and which controller leads."""
 
 from django.conf import settings
 from django.db import models
@@ -16,7 +16,7 @@ class Job(models.Model):
     kind = models.CharField(max_length=20)
     spec = models.JSONField(help_text="Contract JobSpec as submitted.")
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="jobs")
-    status = models.CharField(max_length=12, choices=STATUS_CHOICES, default=Status.QUEUED, db_index=True)
+    status = models.CharField(max_length=12, choices=STATUS_CHOICES, default=Status.QUEUED)
     attempt_number = models.PositiveIntegerField(default=0, help_text="The current attempt; 0 before the first.")
     reason = models.CharField(max_length=24, blank=True, help_text="Contract Reason of the end.")
     detail = models.TextField(blank=True)
@@ -28,6 +28,7 @@ class Job(models.Model):
     waiting_for = models.CharField(max_length=400, blank=True, help_text="Why it waits, from the scheduler.")
     queue_position = models.PositiveIntegerField(null=True, blank=True)
     expected_start_at = models.DateTimeField(null=True, blank=True)
+    not_before = models.DateTimeField(null=True, blank=True, help_text="A retry waits until then.")
     idempotency_key = models.CharField(max_length=120, null=True, blank=True)  # noqa: DJ001 - null keeps it out of the constraint
     cloned_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="clones")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -37,6 +38,14 @@ class Job(models.Model):
     class Meta:
         ordering = ["-id"]
         constraints = [models.UniqueConstraint(fields=["owner", "idempotency_key"], name="one_job_per_idempotency_key")]
+        indexes = [
+            # The list of jobs by status and 'live', the queue, live streams, the exporter's counts.
+            models.Index(fields=["status", "-id"], name="jobs_by_status"),
+            # The list of jobs by kind.
+            models.Index(fields=["kind", "-id"], name="jobs_by_kind"),
+            # Streams of jobs that ended a moment ago, which ingest still reads.
+            models.Index(fields=["finished_at"], name="jobs_by_end"),
+        ]
 
     def __str__(self) -> str:
         return f"#{self.pk} {self.name}"
@@ -59,8 +68,16 @@ class Attempt(models.Model):
     order = models.JSONField(help_text="Contract Order that was dispatched, less its secrets.")
     reason = models.CharField(max_length=24, blank=True)
     detail = models.TextField(blank=True)
+    token = models.CharField(max_length=64, blank=True, help_text="The order's: names this attempt in its lease.")
     predicted = models.JSONField(null=True, blank=True, help_text="What the planner expected when it was dispatched.")
     last_seq = models.PositiveIntegerField(default=0, help_text="Every event up to this one is stored.")
+    ahead = models.JSONField(default=list, blank=True, help_text="[first, last] of stored events beyond a gap.")
+    gap_since = models.DateTimeField(null=True, blank=True, help_text="When events were first seen to be missing.")
+    checkpoint = models.JSONField(null=True, blank=True, help_text="Contract ResumeInput of its newest checkpoint.")
+    lease_until = models.DateTimeField(
+        null=True, blank=True, help_text="Renewed by each heartbeat that names it; none before the first."
+    )
+    preempt_asked_at = models.DateTimeField(null=True, blank=True, help_text="When it was told to make room.")
     dispatched_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -68,9 +85,24 @@ class Attempt(models.Model):
     class Meta:
         ordering = ["job_id", "number"]
         constraints = [models.UniqueConstraint(fields=["job", "number"], name="one_attempt_per_number")]
+        indexes = [
+            # What nodes hold: leases, reconciliation, the sweep.
+            models.Index(fields=["node"], condition=models.Q(finished_at=None), name="live_attempts_by_node"),
+            # Attempts of which events are missing.
+            models.Index(fields=["gap_since"], condition=models.Q(gap_since__isnull=False), name="attempts_with_gaps"),
+        ]
 
     def __str__(self) -> str:
         return f"job {self.job_id} attempt {self.number}"
+
+    def get_sentence(self) -> str:
+        """The sentence of the reason it ended for; empty while it lives."""
+        return Reason(self.reason).sentence if self.reason else ""
+
+    def resumed_from(self) -> int | None:
+        """The step whose checkpoint it went on from; None for one that began anew."""
+        resume = self.order.get("resume")
+        return int(resume["step"]) if resume else None
 
 
 class Allocation(models.Model):
@@ -85,6 +117,10 @@ class Allocation(models.Model):
             models.UniqueConstraint(
                 fields=["accelerator"], condition=models.Q(released_at__isnull=True), name="one_live_holder_per_device"
             )
+        ]
+        indexes = [
+            # What teams used lately.
+            models.Index(fields=["released_at"], name="allocations_by_release")
         ]
 
     def __str__(self) -> str:
@@ -141,3 +177,19 @@ class Transition(models.Model):
 
     def __str__(self) -> str:
         return f"{self.old} → {self.new}"
+
+
+class Leadership(models.Model):
+    """Which process leads: one row a role. Written by compare-and-set (portal.jobs.leadership)."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    holder = models.CharField(max_length=120, blank=True, help_text="Empty when nobody leads.")
+    until = models.DateTimeField(help_text="By the holder's clock; each renewal changes it.")
+    term = models.PositiveBigIntegerField(default=0, help_text="Counts the changes of the holder.")
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "leaderships"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.holder or 'nobody'}"

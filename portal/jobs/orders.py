@@ -2,6 +2,8 @@
 
 import secrets
 
+from django.conf import settings
+
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Accelerator, Node
 from portal.jobs.checks import look_up
@@ -16,6 +18,7 @@ from workers.contract.spec import (
     FinetuneSpec,
     ModelInput,
     Order,
+    ResumeInput,
 )
 
 
@@ -38,6 +41,8 @@ def build(job: Job, number: int, node_id: int, device_ids: tuple[int, ...]) -> O
         adapter=_adapter(named.adapter) if named.adapter else None,
         devices=tuple(Device.model_validate({"kind": d.kind, "index": d.index, "name": d.name}) for d in devices),
         result_uri=store_uri("jobs", f"{job.pk}-{number}-{token}"),
+        resume=_newest_checkpoint(job),
+        lease_s=settings.LIFTOFF_NODE_LOST_S,
         serve_token=serve_token(job.pk, number) if spec.kind == "launch" else None,
     )
 
@@ -48,6 +53,13 @@ def rebuild(attempt: Attempt) -> Order:
     if order.spec.kind != "launch":
         return order
     return order.model_copy(update={"serve_token": serve_token(order.job, order.attempt)})
+
+
+def _newest_checkpoint(job: Job) -> ResumeInput | None:
+    """The furthest that any earlier attempt came; of equals, the later attempt's."""
+    known = job.attempts.filter(checkpoint__isnull=False).order_by("number").values_list("checkpoint", flat=True)
+    checkpoints = [ResumeInput.model_validate(checkpoint) for checkpoint in known]
+    return max(reversed(checkpoints), key=lambda checkpoint: checkpoint.step, default=None)
 
 
 def _model(model: ModelProfile) -> ModelInput:

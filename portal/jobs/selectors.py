@@ -54,9 +54,10 @@ def holders() -> dict[int, Job]:
     return {allocation.accelerator_id: allocation.attempt.job for allocation in live}
 
 
-def waiting() -> list[Waiting]:
-    """The queue in order, as the scheduler wants it."""
-    rows = Job.objects.filter(status=Status.QUEUED).order_by("id").values_list("pk", "spec")
+def waiting(now: datetime | None = None) -> list[Waiting]:
+    """The queue in order, as the scheduler wants it; without what waits for its back-off."""
+    due = Q(not_before=None) | Q(not_before__lte=now or timezone.now())
+    rows = Job.objects.filter(due, status=Status.QUEUED).order_by("id").values_list("pk", "spec")
     return [Waiting(pk, JOB_SPEC.validate_python(spec).resources) for pk, spec in rows]
 
 

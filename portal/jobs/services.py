@@ -1,7 +1,7 @@
-"""The only writer of job status: submit, allocate, start, cancel, finish.
+"""The only writer of job status: submit, allocate, cancel, preempt here; starting in progress, ending in ending.
 
-Every change is a compare-and-set on (id, old status, attempt); zero rows means someone else won. Commands to nodes
-and messages to viewers go out after the commit. Does not decide who starts (scheduler) nor store events (telemetry).
+Every change is a compare-and-set on (id, old status, attempt) of states. Commands to nodes and messages to viewers go
+out after the commit. Does not decide who starts (scheduler) nor store events (telemetry).
 """
 
 from typing import Any
@@ -12,18 +12,25 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.catalog.services import register_adapter
-from portal.jobs import dispatch, measurements, orders
+from portal.jobs import dispatch, measurements, orders, states
 from portal.jobs.checks import look_up
-from portal.jobs.lifecycle import FINAL, Status, final_status, sources
+from portal.jobs.ending import fail_queued, finish
+from portal.jobs.lifecycle import FINAL, Status
 from portal.jobs.models import Allocation, Attempt, Job, Transition
 from portal.jobs.notify import job_changed
+from portal.jobs.progress import announce, artifact_stored, checkpoint_stored, mark_started, report
 from portal.jobs.scheduler import Placement
+from portal.jobs.states import remark
 from workers.contract.errors import Refused, from_pydantic
 from workers.contract.reasons import Reason
 from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightSpec
 
 Spec = FinetuneSpec | LaunchSpec | PreflightSpec
+
+__all__ = [
+    "allocate", "announce", "artifact_stored", "cancel", "checkpoint_stored", "fail_queued", "finish", "is_final",
+    "mark_started", "parse", "preempt", "remark", "report", "submit", "wait",
+]  # fmt: skip
 
 
 def submit(
@@ -81,8 +88,14 @@ def allocate(placement: Placement) -> bool:
         with transaction.atomic():
             job = Job.objects.select_for_update().get(pk=placement.job)
             number = job.attempt_number + 1
-            if not _move(
-                job, Status.DISPATCHED, set_attempt=number, waiting_for="", queue_position=None, expected_start_at=None
+            if not states.move(
+                job,
+                Status.DISPATCHED,
+                set_attempt=number,
+                waiting_for="",
+                queue_position=None,
+                expected_start_at=None,
+                not_before=None,
             ):
                 return False
             order = orders.build(job, number, placement.node, placement.devices)
@@ -91,11 +104,12 @@ def allocate(placement: Placement) -> bool:
                 number=number,
                 node_id=placement.node,
                 order=order.model_dump(mode="json", exclude={"serve_token"}),
+                token=order.token,
             )
             Allocation.objects.bulk_create(
                 Allocation(attempt=attempt, accelerator_id=device) for device in placement.devices
             )
-            _note(job, Status.QUEUED, Status.DISPATCHED, f"Sent to node {order.node}.")
+            states.note(job, Status.QUEUED, Status.DISPATCHED, f"Sent to node {order.node}.")
             transaction.on_commit(lambda: dispatch.begin(order))
     except IntegrityError:
         return False
@@ -106,46 +120,6 @@ def allocate(placement: Placement) -> bool:
     return True
 
 
-def fail_queued(job_id: int, reason: Reason, detail: str) -> bool:
-    """End a job that never left the queue, because what it names is gone."""
-    with transaction.atomic():
-        job = Job.objects.get(pk=job_id)
-        moved = _move(
-            job,
-            Status.FAILED,
-            expect=Status.QUEUED,
-            reason=reason,
-            detail=detail,
-            finished_at=timezone.now(),
-            waiting_for="",
-            queue_position=None,
-        )
-        if moved:
-            _note(job, Status.QUEUED, Status.FAILED, detail, reason)
-    return moved
-
-
-def mark_started(job_id: int, number: int) -> bool:
-    """The node has started the attempt. False when the attempt is stale or already past that."""
-    with transaction.atomic():
-        job = Job.objects.get(pk=job_id)
-        now = timezone.now()
-        Attempt.objects.filter(job=job, number=number, started_at=None).update(started_at=now)
-        if not _move(job, Status.RUNNING, attempt=number, expect=Status.DISPATCHED, started_at=now):
-            return False
-        _note(job, Status.DISPATCHED, Status.RUNNING, "The node started it.")
-    return True
-
-
-def report(job_id: int, number: int, **shown: Any) -> None:
-    """Store the current phase or progress; a stale attempt's word changes nothing."""
-    changed = Job.objects.filter(
-        pk=job_id, attempt_number=number, status__in=[Status.RUNNING, Status.CANCELLING]
-    ).update(**shown)
-    if changed and "phase" in shown:
-        job_changed(job_id)
-
-
 def cancel(job: Job, user: User | None, note: str = "") -> Job:
     """Stop a job: at once when it waits, through its node when it has one. A final job is left as it is."""
     with transaction.atomic():
@@ -153,7 +127,7 @@ def cancel(job: Job, user: User | None, note: str = "") -> Job:
         by = note or (f"Stopped by {user.get_username()}." if user else "Stopped.")
         old = Status(job.status)
         if old == Status.QUEUED:
-            if _move(
+            if states.move(
                 job,
                 Status.CANCELLED,
                 expect=old,
@@ -163,11 +137,11 @@ def cancel(job: Job, user: User | None, note: str = "") -> Job:
                 waiting_for="",
                 queue_position=None,
             ):
-                _note(job, old, Status.CANCELLED, by, Reason.CANCELLED)
-        elif old in (Status.DISPATCHED, Status.RUNNING) and _move(
+                states.note(job, old, Status.CANCELLED, by, Reason.CANCELLED)
+        elif old in (Status.DISPATCHED, Status.RUNNING) and states.move(
             job, Status.CANCELLING, attempt=job.attempt_number, expect=old
         ):
-            _note(job, old, Status.CANCELLING, by)
+            states.note(job, old, Status.CANCELLING, by)
             node = job.attempts.select_related("node").get(number=job.attempt_number).node.name
             command = (job.pk, job.attempt_number, node)
             transaction.on_commit(lambda: dispatch.cancel(*command))
@@ -177,41 +151,22 @@ def cancel(job: Job, user: User | None, note: str = "") -> Job:
     return job
 
 
-def finish(job_id: int, number: int, reason: Reason, detail: str = "") -> bool:
-    """End an attempt and, if it is the current one, its job; free its devices. Exactly one call wins."""
+def preempt(job_id: int, why: str) -> bool:
+    """Ask a running attempt to make room: it checkpoints, ends as preempted, and its job waits again.
+
+    False when it isn't running any more, or was asked before.
+    """
     with transaction.atomic():
         job = Job.objects.select_for_update().get(pk=job_id)
-        now = timezone.now()
-        attempt = Attempt.objects.select_related("node").get(job=job, number=number)
-        if not Attempt.objects.filter(pk=attempt.pk, finished_at=None).update(
-            finished_at=now, reason=reason, detail=detail
-        ):
+        if Status(job.status) != Status.RUNNING:
             return False
-        Allocation.objects.filter(attempt=attempt, released_at=None).update(released_at=now)
-        old = Status(job.status)
-        if old == Status.CANCELLING and reason != Reason.COMPLETED:
-            reason = Reason.CANCELLED
-        new = final_status(reason.outcome)
-        if not _move(job, new, attempt=number, reason=reason, detail=detail, finished_at=now, phase="", eta_s=None):
+        attempt = job.attempts.select_related("node").get(number=job.attempt_number)
+        if attempt.preempt_asked_at is not None:
             return False
-        _note(job, old, new, detail[:400], reason)
+        Attempt.objects.filter(pk=attempt.pk).update(preempt_asked_at=timezone.now())
+        remark(job_id, why)
+        transaction.on_commit(lambda: dispatch.preempt(job_id, attempt.number, attempt.node.name))
     return True
-
-
-def artifact_stored(job_id: int, number: int, *, kind: str, uri: str, size: int, sha256: str | None) -> None:
-    """An artifact of the run reached the store; an adapter joins the catalog with its lineage."""
-    job = Job.objects.get(pk=job_id)
-    if kind == "adapter" and job.kind == "finetune" and job.attempt_number == number:
-        spec = FinetuneSpec.model_validate(job.spec)
-        register_adapter(
-            name=spec.adapter or f"{spec.model[:40]}-job-{job_id}",
-            model=spec.model,
-            dataset=spec.dataset,
-            uri=uri,
-            sha256=sha256 or "",
-            disk_bytes=size,
-            job_number=job_id,
-        )
 
 
 def wait(job_id: int, position: int, reason: str, expected_start_at: Any) -> None:
@@ -221,33 +176,6 @@ def wait(job_id: int, position: int, reason: str, expected_start_at: Any) -> Non
         waiting_for=reason[:400], queue_position=position, expected_start_at=expected_start_at
     ):
         job_changed(job_id)
-
-
-def _move(
-    job: Job,
-    new: Status,
-    *,
-    attempt: int | None = None,
-    expect: Status | None = None,
-    set_attempt: int | None = None,
-    **changes: Any,
-) -> bool:
-    """Compare-and-set: only from `expect` (else any status the table allows) and only for `attempt`, if given."""
-    rows = Job.objects.filter(pk=job.pk, status__in=[expect] if expect else sources(new))
-    if attempt is not None:
-        rows = rows.filter(attempt_number=attempt)
-    if set_attempt is not None:
-        rows = rows.filter(attempt_number=job.attempt_number)
-        changes["attempt_number"] = set_attempt
-    if not rows.update(status=new, **changes):
-        return False
-    job_changed(job.pk)
-    return True
-
-
-def _note(job: Job, old: Status, new: Status, note: str, reason: str = "") -> None:
-    number = Job.objects.values_list("attempt_number", flat=True).get(pk=job.pk)
-    Transition.objects.create(job=job, attempt_number=number, old=old, new=new, note=note[:400], reason=reason)
 
 
 def _name(spec: Spec) -> str:
@@ -272,8 +200,3 @@ def _same(job: Job, spec: Spec, key: str) -> Job:
 def is_final(job: Job) -> bool:
     """Whether nothing more will happen to the job."""
     return Status(job.status) in FINAL
-
-
-def announce(job_id: int) -> None:
-    """Tell viewers that something of the job other than its status changed."""
-    job_changed(job_id)

@@ -21,6 +21,7 @@ from workers.contract.reasons import Reason
 pytestmark = pytest.mark.django_db(transaction=True)
 
 FINETUNE: dict[str, Any] = {"kind": "finetune", "model": "tiny", "dataset": "tickets"}
+ONCE: dict[str, Any] = {"max_attempts": 1}
 
 
 @pytest.fixture
@@ -127,8 +128,8 @@ def test_a_device_is_never_given_to_two_live_attempts(user: User, node: Node) ->
     assert services.allocate(Placement(second.pk, node.pk, (device,)))
 
 
-def running(user: User, node: Node) -> Job:
-    job = submit(user)
+def running(user: User, node: Node, **changes: Any) -> Job:
+    job = submit(user, **changes)
     services.allocate(Placement(job.pk, node.pk, (node.accelerators.get().pk,)))
     services.mark_started(job.pk, 1)
     job.refresh_from_db()
@@ -169,7 +170,7 @@ def test_cancel_ends_a_waiting_job_at_once_and_a_running_one_through_its_node(
 
 
 def test_the_sweep_ends_what_a_lost_node_held(user: User, node: Node, live_redis: "redis.Redis") -> None:
-    job = running(user, node)
+    job = running(user, node, retry=ONCE)
     long_ago = timezone.now() - timedelta(seconds=3600)
     loop.sweep()
     job.refresh_from_db()
@@ -185,7 +186,7 @@ def test_the_sweep_ends_what_a_lost_node_held(user: User, node: Node, live_redis
 def test_an_order_lost_on_the_way_is_sent_again_and_then_given_up(
     user: User, node: Node, live_redis: "redis.Redis"
 ) -> None:
-    job = submit(user)
+    job = submit(user, retry=ONCE)
     loop.tick()
     live_redis.flushdb()
     Attempt.objects.update(dispatched_at=timezone.now() - timedelta(seconds=20))

@@ -1,0 +1,94 @@
+"""Ends attempts: frees their devices, and gives their job its end or its place in the queue again.
+
+Exactly one end of an attempt wins, whoever says it and however often. Does not find out that an attempt is over
+(telemetry, loop, reconcile), nor decides what a policy means (retries).
+"""
+
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from portal.jobs import fences
+from portal.jobs.lifecycle import HOLDS_DEVICES, Status, final_status
+from portal.jobs.models import Allocation, Attempt, Job
+from portal.jobs.retries import retry_in_s
+from portal.jobs.states import move, note
+from workers.contract.reasons import Reason
+from workers.contract.spec import JOB_SPEC
+
+
+def finish(job_id: int, number: int, reason: Reason, detail: str = "", now: datetime | None = None) -> bool:
+    """End an attempt and free its devices; if it is the current one, its job ends too, or waits for the next try.
+
+    Exactly one call wins. A job that is being stopped ends as cancelled, unless it had run to its end.
+    """
+    now = now or timezone.now()
+    with transaction.atomic():
+        job = Job.objects.select_for_update().get(pk=job_id)
+        attempt = Attempt.objects.get(job=job, number=number)
+        if not Attempt.objects.filter(pk=attempt.pk, finished_at=None).update(
+            finished_at=now, reason=reason, detail=detail
+        ):
+            return False
+        Allocation.objects.filter(attempt=attempt, released_at=None).update(released_at=now)
+        transaction.on_commit(lambda: fences.withdraw(job_id, number, attempt.token))
+        old = Status(job.status)
+        if job.attempt_number != number or old not in HOLDS_DEVICES:
+            return False
+        if old != Status.CANCELLING and (again_at := _again_at(job, reason, now)) is not None:
+            return _queue_again(job, attempt, reason, detail, again_at, now)
+        if old == Status.CANCELLING and reason != Reason.COMPLETED:
+            reason = Reason.CANCELLED
+        new = final_status(reason.outcome)
+        if not move(job, new, attempt=number, reason=reason, detail=detail, finished_at=now, phase="", eta_s=None):
+            return False
+        note(job, old, new, detail, reason)
+    return True
+
+
+def fail_queued(job_id: int, reason: Reason, detail: str) -> bool:
+    """End a job that waits, because what it names is gone."""
+    with transaction.atomic():
+        job = Job.objects.get(pk=job_id)
+        moved = move(
+            job,
+            Status.FAILED,
+            expect=Status.QUEUED,
+            reason=reason,
+            detail=detail,
+            finished_at=timezone.now(),
+            waiting_for="",
+            queue_position=None,
+        )
+        if moved:
+            note(job, Status.QUEUED, Status.FAILED, detail, reason)
+    return moved
+
+
+def _again_at(job: Job, reason: Reason, now: datetime) -> datetime | None:
+    """When the job is tried again; None when it isn't. The attempt that ended is in the database by now."""
+    tries = job.attempts.exclude(reason=Reason.PREEMPTED).count()
+    seconds = retry_in_s(JOB_SPEC.validate_python(job.spec).retry, reason, tries)
+    return None if seconds is None else now + timedelta(seconds=seconds)
+
+
+def _queue_again(job: Job, attempt: Attempt, reason: Reason, detail: str, again_at: datetime, now: datetime) -> bool:
+    later = again_at > now
+    ended = f"{reason.sentence[0].lower()}{reason.sentence[1:]}"
+    moved = move(
+        job,
+        Status.QUEUED,
+        attempt=attempt.number,
+        not_before=again_at if later else None,
+        waiting_for=f"Retries at {again_at:%H:%M:%S} UTC after: {ended}" if later else f"Goes on after: {ended}",
+        queue_position=None,
+        expected_start_at=again_at if later else None,
+        phase="",
+        progress_done=0,
+        progress_total=0,
+        eta_s=None,
+    )
+    if moved:
+        note(job, Status(job.status), Status.QUEUED, detail or reason.sentence, reason)
+    return moved

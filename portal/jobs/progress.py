@@ -1,0 +1,71 @@
+"""What a running attempt says of itself, written to its job: started, phase, progress, artifacts, checkpoints.
+
+A stale attempt's word changes nothing. Does not end anything (ending).
+"""
+
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from portal.catalog.services import register_adapter
+from portal.jobs.lifecycle import Status
+from portal.jobs.models import Attempt, Job
+from portal.jobs.notify import job_changed
+from portal.jobs.states import move, note
+from workers.contract.spec import FinetuneSpec, ResumeInput
+
+
+def mark_started(job_id: int, number: int) -> bool:
+    """The node has started the attempt. False when the attempt is stale or already past that."""
+    with transaction.atomic():
+        job = Job.objects.get(pk=job_id)
+        now = timezone.now()
+        Attempt.objects.filter(job=job, number=number, started_at=None, finished_at=None).update(started_at=now)
+        started = job.started_at or now
+        if not move(job, Status.RUNNING, attempt=number, expect=Status.DISPATCHED, started_at=started):
+            return False
+        note(job, Status.DISPATCHED, Status.RUNNING, "The node started it.")
+    return True
+
+
+def report(job_id: int, number: int, **shown: Any) -> None:
+    """Store the current phase or progress; a stale attempt's word changes nothing."""
+    changed = Job.objects.filter(
+        pk=job_id, attempt_number=number, status__in=[Status.RUNNING, Status.CANCELLING]
+    ).update(**shown)
+    if changed and "phase" in shown:
+        job_changed(job_id)
+
+
+def artifact_stored(job_id: int, number: int, *, kind: str, uri: str, size: int, sha256: str | None) -> None:
+    """An artifact of the run reached the store; an adapter joins the catalog with its lineage."""
+    job = Job.objects.get(pk=job_id)
+    if kind == "adapter" and job.kind == "finetune" and job.attempt_number == number:
+        spec = FinetuneSpec.model_validate(job.spec)
+        register_adapter(
+            name=spec.adapter or f"{spec.model[:40]}-job-{job_id}",
+            model=spec.model,
+            dataset=spec.dataset,
+            uri=uri,
+            sha256=sha256 or "",
+            disk_bytes=size,
+            job_number=job_id,
+        )
+
+
+def checkpoint_stored(attempt: Attempt, *, step: int, uri: str, sha256: str | None) -> None:
+    """A checkpoint is whole in the store; a later attempt goes on from the newest. An older one changes nothing.
+
+    A late word of an attempt that was given up counts as well: a run goes the same way from any of its checkpoints.
+    """
+    with transaction.atomic():
+        held = Attempt.objects.select_for_update().only("checkpoint").get(pk=attempt.pk)
+        if held.checkpoint is None or held.checkpoint["step"] < step:
+            held.checkpoint = ResumeInput(uri=uri, step=step, sha256=sha256).model_dump(mode="json")
+            held.save(update_fields=["checkpoint"])
+
+
+def announce(job_id: int) -> None:
+    """Tell viewers that something of the job other than its status changed."""
+    job_changed(job_id)

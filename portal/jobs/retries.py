@@ -1,0 +1,32 @@
+"""Whether a job whose attempt ended is tried again, and after how long: a pure function of its policy and the reason.
+
+Knows nothing of databases, clocks or where the next attempt goes.
+"""
+
+from workers.contract.reasons import Reason
+from workers.contract.spec import RetryPolicy
+
+ALWAYS = frozenset({Reason.NODE_LOST, Reason.WORKER_STOPPED, Reason.NEVER_STARTED})
+"""No fault of the job's: any policy with an attempt left tries again."""
+LONGEST_BACKOFF_S = 6 * 3600.0
+
+
+def retry_in_s(policy: RetryPolicy, reason: Reason, tries: int) -> float | None:
+    """Seconds until the job is tried again; None when it isn't.
+
+    `tries`: its attempts so far that count, the one that just ended among them; a preempted one doesn't count. The
+    back-off doubles with each of them, up to LONGEST_BACKOFF_S.
+    """
+    if reason is Reason.PREEMPTED:
+        return 0.0
+    if tries >= policy.max_attempts or not _asked(policy, reason):
+        return None
+    return min(policy.backoff_s * 2.0 ** (tries - 1), LONGEST_BACKOFF_S)
+
+
+def _asked(policy: RetryPolicy, reason: Reason) -> bool:
+    return (
+        reason in ALWAYS
+        or (reason is Reason.KILLED and policy.after_kill)
+        or (reason is Reason.CRASHED and policy.after_crash)
+    )
