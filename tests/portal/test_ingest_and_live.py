@@ -275,6 +275,8 @@ def test_the_websocket_refuses(attempt: Attempt, who: str, query: str, code: int
     async def scene() -> int:
         communicator = Socket(attempt.job_id, user, query)
         await communicator.open()
-        return int((await communicator.receive_output(DEADLINE_S))["code"])
+        refused = int((await communicator.receive_output(DEADLINE_S))["code"])
+        await communicator.close()  # as every browser answers
+        return refused
 
     assert asyncio.run(scene()) == code
