@@ -7,10 +7,10 @@ EXTRAS := portal,worker,dev
 # Threads beyond the cores only cost.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo up worker test check bench clean
+.PHONY: help setup demo up worker test check bench chaos clean
 
 help:
-	@echo "make setup · demo · up · worker · test · check · bench SECTION=name"
+	@echo "make setup · demo · up · worker · test · check · bench SECTION=name · chaos ROUNDS=50 SEED=1"
 
 setup: $(VENV)/.installed node_modules/.installed
 
@@ -50,6 +50,17 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py check
 	$(BIN)/python manage.py makemigrations --check --dry-run
+
+# SECTION: planner, queue, scale …; figures go to var/bench/.
+bench: setup
+	$(BIN)/python -m tests.bench.$(SECTION) $(ARGS)
+
+# Kills, freezes, empties and fills what there is, round by round, and checks that nothing is lost; one seed, one story.
+chaos: ROUNDS := 10
+chaos: SEED := 1
+chaos: FAULTS := 20
+chaos: setup
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --faults $(FAULTS) --keep-going --plain-celery $(ARGS)
 
 clean:
 	rm -rf $(VENV) node_modules var .mypy_cache .ruff_cache .pytest_cache

@@ -144,7 +144,7 @@ def _tell(seed: int, found: dict[str, list[str]], played: Any) -> None:
         span = f"{fault.at - played.began:6.2f} – {fault.until - played.began:6.2f} s"
         struck = f", struck {', '.join(sorted(fault.struck))}" if fault.struck else ""
         print(f"  {span} {fault.kind} {fault.target}{struck}{f' (not done: {fault.skipped})' if fault.skipped else ''}")
-    print(f"  replay: make chaos ROUNDS=1 SEED={seed}", flush=True)
+    print(f"  replay: make chaos ROUNDS=1 SEED={seed} FAULTS={len(played.injected)}", flush=True)
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
