@@ -146,6 +146,15 @@ def test_the_job_page_shows_results_and_the_reason(client: Client) -> None:
     assert "<html" not in text(client.get(f"/jobs/{job.pk}/?part=state"))
 
 
+def test_a_run_that_says_less_than_usual_is_shown_as_far_as_it_goes(client: Client) -> None:
+    attempt = make.make_attempt(make.make_job())
+    payload = {"name": "training", "values": {"steps": 12, "seconds": "long"}}
+    AttemptEvent.objects.create(attempt=attempt, seq=1, at=0, type="result", payload=payload)
+    page = text(client.get(f"/jobs/{attempt.job_id}/"))
+    assert "<dt>Steps</dt><dd>12</dd>" in page
+    assert "<dt>Trainable parameters</dt><dd>—</dd>" in page
+
+
 def test_the_job_page_knows_what_it_has_drawn(client: Client) -> None:
     job = make.make_attempt(make.make_job()).job
     for query in ("", "?part=state"):

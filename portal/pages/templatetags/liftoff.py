@@ -40,9 +40,9 @@ def gib(value: float | None) -> str:
 
 
 @register.filter
-def count(value: float | None) -> str:
-    """A large count: 134515008 → '134.5 M'."""
-    if value is None:
+def count(value: Any) -> str:
+    """A large count: 134515008 → '134.5 M'. What a run did not say, or said in words, is '—'."""
+    if not isinstance(value, (int, float)):
         return "—"
     for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
@@ -61,9 +61,9 @@ def figure(value: Any) -> str:
 
 
 @register.filter
-def seconds(value: float | None) -> str:
-    """Seconds in words: 3725 → '1 h 2 min'."""
-    if value is None:
+def seconds(value: Any) -> str:
+    """Seconds in words: 3725 → '1 h 2 min'. What a run did not say, or said in words, is '—'."""
+    if not isinstance(value, (int, float)):
         return "—"
     whole = round(value)
     if whole < 60:
