@@ -63,6 +63,7 @@ class Outcome:
     answer: PlanAnswer | None = None
     plans: list[ShownPlan] = field(default_factory=list)
     by_config: bool = False
+    carried: dict[str, str] = field(default_factory=dict)
     took_s: float = 0.0
 
     @property
@@ -83,13 +84,18 @@ class Outcome:
         return first if first and first.place > 1 else None
 
     @property
+    def url(self) -> str:
+        """The page's address with this question, to be sent; '' where there is none: a pasted config is too long."""
+        return plan_url(self.request, self.carried) if self.request is not None and not self.by_config else ""
+
+    @property
     def smallest_url(self) -> str:
         """The same question on the smallest hardware; '' where there is none, or no address can hold the question."""
         if self.answer is None or self.request is None or self.by_config:
             return ""
         names = (each.value for each in self.answer.largest if each.question == "hardware" and each.value)
         name = next(names, None)
-        return plan_url(self.request.model_copy(update={"hardware": name, "nodes": 1})) if name else ""
+        return plan_url(self.request.model_copy(update={"hardware": name, "nodes": 1}), self.carried) if name else ""
 
     @property
     def invalid(self) -> str:
@@ -109,11 +115,7 @@ def plan_page(request: SignedInRequest) -> HttpResponse:
     outcome = answered(form)
     context = {"form": form, "outcome": outcome, "rules": shown_rules(planning.rules())}
     if changed:
-        response = render(request, "plans/_answer.html", context)
-        # The address is the question, so that it can be sent; a pasted config is too long to be part of it.
-        asked = outcome.request if not outcome.by_config else None
-        response["HX-Replace-Url"] = plan_url(asked, form.carried) if asked is not None else "false"
-        return response
+        return render(request, "plans/_answer.html", context)
     context |= {"models": planning.model_names(), "hardware": planning.hardware_names(), "examples": _examples()}
     return render(request, "plans/plan.html", context)
 
@@ -128,10 +130,11 @@ def answered(form: PlanForm) -> Outcome:
         question, config = form.question()
         answer = planning.answer(question, config)
     except Refused as refused:
-        return Outcome(asked=True, sentences=said(refused, form), request=question, by_config=form.has_config)
+        sentences = said(refused, form)
+        return Outcome(True, sentences, question, by_config=form.has_config, carried=form.carried)
     took_s = time.perf_counter() - began
     plans = [shown_plan(place, plan, question, form.carried) for place, plan in enumerate(answer.plans, 1)]
-    return Outcome(True, [], question, answer, plans, config is not None, took_s)
+    return Outcome(True, [], question, answer, plans, config is not None, form.carried, took_s)
 
 
 def shown_plan(place: int, plan: Plan, asked: PlanRequest, carried: dict[str, str]) -> ShownPlan:
@@ -152,7 +155,7 @@ def shown_rules(rules: Rules) -> list[ShownRule]:
     found = []
     for name, info in Rules.model_fields.items():
         value = getattr(rules, name)
-        words = f"{value / 1e9:g} GB/s" if name.endswith("bandwidth") else f"{value:.4%}".replace(".0000%", "%")
+        words = f"{value / 1e9:g} GB/s" if name.endswith("bandwidth") else f"{value * 100:g}%"
         found.append(ShownRule(name, info.title or name, words, info.description or ""))
     return found
 

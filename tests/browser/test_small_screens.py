@@ -15,8 +15,8 @@ pytestmark = pytest.mark.timeout(600)
 WIDTH = 390
 PAGES = (
     "/", "/jobs/", "/jobs/new/?kind=finetune", "/jobs/new/?kind=launch", "/models/", "/models/tiny/", "/models/new/",
-    "/datasets/", "/datasets/cases/", "/datasets/new/", "/nodes/", "/nodes/test-node/", "/tokens/", "/adapters/", "/plan/",
-    "/plan/?model=llama-3-70b&hardware=2x8-a100-80-25gbe", "/plan/?model=gpt-3-175b&hardware=t4&goal=infer",
+    "/datasets/", "/datasets/cases/", "/datasets/new/", "/nodes/", "/nodes/test-node/", "/tokens/", "/adapters/",
+    "/plan/", "/plan/?model=llama-3-70b&hardware=2x8-a100-80-25gbe", "/plan/?model=gpt-3-175b&hardware=t4&goal=infer",
     "/calibration/",
 )  # fmt: skip
 OVERFLOWING = """() => [...document.querySelectorAll("body *")]
