@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
-from portal.fleet.models import Node, PreflightReport
+from portal.fleet.models import Node, NodeEvent, PreflightReport
 
 
 def nodes() -> QuerySet[Node]:
@@ -22,6 +22,11 @@ def online_since(now: datetime) -> datetime:
 def is_online(node: Node, now: datetime | None = None) -> bool:
     """Whether the node's worker has reported within LIFTOFF_NODE_LOST_S seconds."""
     return node.last_seen_at is not None and node.last_seen_at > online_since(now or timezone.now())
+
+
+def latest_events(node: Node, limit: int = 20) -> list[NodeEvent]:
+    """What happened to the node lately, the newest first."""
+    return list(node.events.order_by("-id")[:limit])
 
 
 def latest_preflight(node: Node) -> PreflightReport | None:

@@ -1,27 +1,49 @@
-"""Writes the inventory: what workers report of their nodes, and drain or resume. Knows nothing of jobs."""
+"""Writes the inventory: what workers report of their nodes, what happens to them, drain or resume.
+
+Knows nothing of jobs.
+"""
 
 import logging
-from datetime import UTC, datetime
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.utils import timezone
 from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.fleet.models import Accelerator, Link, Node, PreflightReport
+from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport
+from portal.fleet.selectors import online_since
 from workers.contract.errors import Refused
-from workers.contract.events import Heartbeat, NodeProfile
+from workers.contract.events import NodeProfile
 from workers.contract.preflight import Report
 
 log = logging.getLogger(__name__)
 
 
-def heartbeat(beat: Heartbeat) -> None:
-    """Record that the node is alive, and its profile when the beat carries one."""
-    if beat.profile is not None:
-        record_profile(beat.profile)
-    Node.objects.filter(name=beat.node).update(last_seen_at=datetime.fromtimestamp(beat.at, UTC))
+def heard(beats: dict[str, datetime]) -> None:
+    """Record that nodes are alive: name → when they were heard. One that had been lost is told to be back."""
+    lost = Node.objects.filter(name__in=list(beats), last_seen_at__lt=online_since(timezone.now()))
+    for node in lost:
+        silent = beats[node.name] - node.last_seen_at if node.last_seen_at else timedelta(0)
+        note(node, f"Reports again, after {_words(silent)}.")
+    by_moment: dict[datetime, list[str]] = defaultdict(list)
+    for name, at in beats.items():
+        by_moment[at.replace(microsecond=0)].append(name)
+    for moment, names in by_moment.items():
+        Node.objects.filter(name__in=names).update(last_seen_at=moment)
+
+
+def note(node: Node, text: str) -> NodeEvent:
+    """Tell something on the node's page."""
+    return NodeEvent.objects.create(node=node, text=text[:400])
+
+
+def _words(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
 @transaction.atomic

@@ -1,4 +1,4 @@
-"""The scheduling tick: reads queue and fleet, lets the scheduler decide, carries it out; and the sweeps beside it.
+"""The scheduling tick: reads queue and fleet, lets the scheduler decide, carries it out; and the sweep beside it.
 
 Knows nothing of events; does not decide anything itself.
 """
@@ -12,12 +12,16 @@ from django.utils import timezone
 from portal.fleet.selectors import is_online
 from portal.jobs import dispatch, orders, selectors, services
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
-from portal.jobs.models import Attempt, Job
+from portal.jobs.models import Attempt
 from portal.jobs.scheduler import Placement, decide
 from workers.contract.reasons import Reason
 
 log = logging.getLogger(__name__)
 RESEND_AFTER_S = 10
+SWEPT = (
+    "job__status", "number", "node__name", "node__last_seen_at", "dispatched_at", "started_at", "lease_until",
+    "preempt_asked_at",
+)  # fmt: skip
 
 
 def tick(now: datetime | None = None) -> int:
@@ -37,32 +41,26 @@ def tick(now: datetime | None = None) -> int:
     return started
 
 
-def sweep() -> None:
-    """End attempts whose node is lost or never started them; repeat commands that may have been lost on the way."""
-    now = timezone.now()
+def sweep(now: datetime | None = None, *, give_up: bool = True) -> None:
+    """Repeat commands that may have been lost on the way, and give up what a node never started.
+
+    `give_up`: whether this controller has heard the nodes long enough to know that none has.
+    """
+    now = now or timezone.now()
     live = Attempt.objects.filter(finished_at=None, job__status__in=HOLDS_DEVICES).select_related("job", "node")
-    for attempt in live:
+    for attempt in live.only(*SWEPT):
         job, node = attempt.job, attempt.node
         waited_s = (now - attempt.dispatched_at).total_seconds()
         if not is_online(node, now):
-            if waited_s > settings.LIFTOFF_NODE_LOST_S:
-                services.finish(
-                    job.pk,
-                    attempt.number,
-                    Reason.NODE_LOST,
-                    f"Node {node.name} was last seen at {node.last_seen_at:%H:%M:%S} UTC.",
-                )
-        elif job.status == Status.CANCELLING:
+            continue  # its lease says when to end it (leases)
+        if job.status == Status.CANCELLING:
             dispatch.cancel(job.pk, attempt.number, node.name)
-        elif job.status == Status.DISPATCHED and attempt.started_at is None:
-            if waited_s > settings.LIFTOFF_START_TIMEOUT_S:
+        elif attempt.preempt_asked_at is not None:
+            dispatch.preempt(job.pk, attempt.number, node.name)
+        elif job.status == Status.DISPATCHED and attempt.started_at is None and attempt.lease_until is None:
+            if give_up and waited_s > settings.LIFTOFF_START_TIMEOUT_S:
                 services.finish(
                     job.pk, attempt.number, Reason.NEVER_STARTED, f"Node {node.name} had {waited_s:.0f} s to start it."
                 )
             elif waited_s > RESEND_AFTER_S:
                 dispatch.start(orders.rebuild(attempt))
-
-
-def live_jobs() -> list[int]:
-    """Numbers of the jobs whose streams matter now."""
-    return list(Job.objects.filter(status__in=HOLDS_DEVICES).values_list("pk", flat=True))

@@ -1,20 +1,26 @@
 """Stores batches of events and carries their meaning to the services: the only writer of the telemetry tables.
 
-Storing a batch twice, or out of order, changes nothing the second time. Knows nothing of Redis.
+Storing a batch twice, or out of order, changes nothing the second time. What is missing between events is remembered,
+and an attempt isn't ended before it has arrived (gaps). Knows nothing of Redis.
 """
 
 import logging
 import math
+from collections.abc import Iterable
+from datetime import datetime
 
 from django.db import transaction
+from django.utils import timezone
 
 from portal.fleet.services import record_preflight
-from portal.jobs import measurements, services
+from portal.jobs import dispatch, measurements, services
 from portal.jobs.models import Attempt
 from portal.serving.services import mark_ready
 from portal.telemetry.models import AttemptEvent, LogLine, MetricPoint
+from portal.telemetry.received import Received
 from workers.contract.events import (
     Artifact,
+    Checkpoint,
     Envelope,
     Finished,
     Log,
@@ -25,12 +31,16 @@ from workers.contract.events import (
     Result,
     Started,
 )
+from workers.contract.reasons import Reason
 
 log = logging.getLogger(__name__)
 
 
 def record(envelopes: list[Envelope]) -> None:
-    """Store the events of one attempt, then apply what they mean. An unknown attempt's are dropped with a warning."""
+    """Store the events of one attempt, then apply what they mean: each once, and its end when all before it are there.
+
+    An unknown attempt's events are dropped with a warning. A stale one's are stored and change nothing.
+    """
     if not envelopes:
         return
     job, number = envelopes[0].job, envelopes[0].attempt
@@ -38,29 +48,82 @@ def record(envelopes: list[Envelope]) -> None:
     if attempt is None:
         log.warning("events of job %s attempt %s, which is not known here, were dropped", job, number)
         return
-    envelopes = [envelope for envelope in envelopes if envelope.token == attempt.order.get("token", "")]
+    envelopes = [envelope for envelope in envelopes if envelope.token == attempt.token]
     if not envelopes:
         log.warning("events of another job %s attempt %s were dropped: their token is not this attempt's", job, number)
         return
     _store(attempt, envelopes)
+    before = received(attempt)
+    _apply_all(attempt, [envelope for envelope in envelopes if envelope.seq not in before])
+    after = before.plus(envelope.seq for envelope in envelopes)
+    if after.whole:
+        # Before the mark: if this stops here, the events come again, and what they mean is carried out again.
+        end(attempt, envelopes)
+    mark(attempt, before, after)
+
+
+def received(attempt: Attempt) -> Received:
+    """Which of its events are stored."""
+    return Received(attempt.last_seq, tuple((first, last) for first, last in attempt.ahead))
+
+
+def mark(attempt: Attempt, before: Received, after: Received, now: datetime | None = None) -> None:
+    """Remember what has arrived. A new gap is told, and its events asked for again."""
+    if after == before:
+        return
+    gap_since = None if after.whole else attempt.gap_since or now or timezone.now()
+    Attempt.objects.filter(pk=attempt.pk, last_seq__lte=after.upto).update(
+        last_seq=after.upto, ahead=after.ahead, gap_since=gap_since
+    )
+    if before.whole and not after.whole:
+        first, last = after.missing[0]
+        events = f"no. {first}" if first == last else f"no. {first} to {last}"
+        node = attempt.node.name
+        services.remark(attempt.job_id, f"Events {events} are missing; asked node {node} for them again.")
+        dispatch.resend(attempt.job_id, attempt.number, attempt.token, after.upto, node)
+
+
+def end(attempt: Attempt, envelopes: Iterable[Envelope] = ()) -> None:
+    """Finish the attempt as its last event says, which is among `envelopes` or, after a gap, in the store."""
+    said = next((one.event for one in envelopes if isinstance(one.event, Finished)), None)
+    if said is None and attempt.ahead:
+        row = AttemptEvent.objects.filter(attempt=attempt, type="finished").first()
+        said = Finished.model_validate(row.payload) if row else None
+    if said is not None:
+        services.finish(attempt.job_id, attempt.number, said.reason, said.detail)
+
+
+def _apply_all(attempt: Attempt, envelopes: list[Envelope]) -> None:
+    stale = _is_stale(attempt)
     progress: Progress | None = None
-    for envelope in envelopes:
-        match envelope.event:
-            case Progress() as latest:
-                progress = latest
-            case event:
+    for event in (envelope.event for envelope in sorted(envelopes, key=lambda one: one.seq)):
+        match event:
+            case Checkpoint(step=step, uri=uri, sha256=sha256):
+                services.checkpoint_stored(attempt, step=step, uri=uri, sha256=sha256)
+            case _ if stale:
+                pass
+            case Progress():
+                progress = event
+            case _:
                 if isinstance(event, Phase):
                     progress = None  # of the phase before
                 _apply(attempt, event)
     if progress is not None:
         services.report(
-            job,
-            number,
+            attempt.job_id,
+            attempt.number,
             progress_done=progress.done,
             progress_total=progress.total,
             progress_unit=progress.unit,
             eta_s=progress.eta_s,
         )
+
+
+def _is_stale(attempt: Attempt) -> bool:
+    """Whether the attempt was given up, or its job has gone on to another. What completed may still be told of."""
+    if attempt.job.attempt_number != attempt.number:
+        return True
+    return attempt.finished_at is not None and attempt.reason != Reason.COMPLETED
 
 
 @transaction.atomic
@@ -86,8 +149,6 @@ def _store(attempt: Attempt, envelopes: list[Envelope]) -> None:
     MetricPoint.objects.bulk_create(points, ignore_conflicts=True, batch_size=500)
     LogLine.objects.bulk_create(lines, ignore_conflicts=True, batch_size=500)
     AttemptEvent.objects.bulk_create(others, ignore_conflicts=True, batch_size=500)
-    last = max(envelope.seq for envelope in envelopes)
-    Attempt.objects.filter(pk=attempt.pk, last_seq__lt=last).update(last_seq=last)
 
 
 def _apply(attempt: Attempt, event: object) -> None:
@@ -106,7 +167,5 @@ def _apply(attempt: Attempt, event: object) -> None:
             measurements.record(attempt, values)
         case Artifact(kind=kind, uri=uri, bytes=size, sha256=sha256):
             services.artifact_stored(job, number, kind=kind, uri=uri, size=size, sha256=sha256)
-        case Finished(reason=reason, detail=detail):
-            services.finish(job, number, reason, detail)
         case _:
             pass

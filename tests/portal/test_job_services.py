@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Accelerator, Node
-from portal.jobs import loop, services
+from portal.jobs import leases, loop, services
 from portal.jobs.models import Allocation, Attempt, Job
 from portal.jobs.scheduler import Placement
 from workers.contract.errors import Refused
@@ -169,15 +169,15 @@ def test_cancel_ends_a_waiting_job_at_once_and_a_running_one_through_its_node(
     assert services.cancel(job, user).status == "cancelled"
 
 
-def test_the_sweep_ends_what_a_lost_node_held(user: User, node: Node, live_redis: "redis.Redis") -> None:
+def test_a_lost_node_ends_what_it_held(user: User, node: Node, live_redis: "redis.Redis") -> None:
     job = running(user, node, retry=ONCE)
     long_ago = timezone.now() - timedelta(seconds=3600)
-    loop.sweep()
+    leases.expire()
     job.refresh_from_db()
     assert job.status == "running"
     Node.objects.update(last_seen_at=long_ago)
     Attempt.objects.update(dispatched_at=long_ago)
-    loop.sweep()
+    leases.expire()
     job.refresh_from_db()
     assert (job.status, job.reason) == ("failed", "node_lost")
     assert not Allocation.objects.filter(released_at=None).exists()

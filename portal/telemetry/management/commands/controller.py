@@ -1,4 +1,7 @@
-"""`manage.py controller`: the one process that schedules, sweeps and ingests. Serves no requests."""
+"""`manage.py controller`: schedules, ingests and looks after what runs, while it leads. Serves no requests.
+
+Several may run; the others stand by until the leader is gone.
+"""
 
 import logging
 import signal
@@ -9,11 +12,14 @@ from django.core.management.base import BaseCommand
 from django.db import close_old_connections
 
 from portal.jobs import loop
+from portal.jobs.leadership import Candidate
+from portal.jobs.leases import Hearing
 from portal.telemetry.ingest import Ingest
+from portal.telemetry.upkeep import upkeep
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
-SWEEP_EVERY = 8
+UPKEEP_EVERY = 8
 
 
 class Command(BaseCommand):
@@ -23,19 +29,29 @@ class Command(BaseCommand):
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        ingest = threading.Thread(target=Ingest().run, args=(stop,), name="ingest")
-        ingest.start()
+        candidate, hearing = Candidate(), Hearing()
+        ingest = Ingest(hearing=hearing)
+        threads = [
+            threading.Thread(target=candidate.run, args=(stop,), name="leadership"),
+            threading.Thread(target=ingest.run, args=(stop, lambda: candidate.leads), name="ingest"),
+        ]
+        for thread in threads:
+            thread.start()
         log.info("controller runs")
         rounds = 0
         while not stop.wait(TICK_S):
+            if not candidate.leads:
+                rounds = 0
+                continue
             close_old_connections()
             try:
+                if rounds % UPKEEP_EVERY == 0:
+                    upkeep(candidate.term, hearing)
                 loop.tick()
-                if rounds % SWEEP_EVERY == 0:
-                    loop.sweep()
             except Exception:  # a round that fails is tried again; the log has why
                 log.exception("scheduling round failed")
                 stop.wait(1.0)
             rounds += 1
-        ingest.join()
+        for thread in threads:
+            thread.join()
         log.info("controller stopped")

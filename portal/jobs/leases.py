@@ -1,0 +1,131 @@
+"""An attempt holds its devices by a lease: each heartbeat that names it renews it, and a lapsed one ends the attempt.
+
+A lease lapses only before a controller that has itself heard the nodes for a whole lease: an outage of Redis, the
+database or the controller, or a clock that jumps, ends no run. Does not know how heartbeats come (telemetry).
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.utils import timezone
+
+from portal.fleet.models import Node
+from portal.fleet.selectors import is_online
+from portal.fleet.services import note
+from portal.jobs.ending import finish
+from portal.jobs.models import Attempt
+from workers.contract.events import Heartbeat, RunningAttempt
+from workers.contract.reasons import Reason
+
+BREAK_S = 5.0
+"""Longer between two reads of the nodes' stream, and it was not being heard."""
+JUMP_S = 2.0
+"""A wall clock that goes this much faster or slower than the monotonic one between two reads has jumped."""
+
+
+def lease_s() -> float:
+    """Seconds a lease holds without being renewed."""
+    seconds: float = settings.LIFTOFF_NODE_LOST_S
+    return seconds
+
+
+class Hearing:
+    """For how long this controller has heard the nodes without a break. Threads may share it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, now: Callable[[], datetime] = timezone.now) -> None:
+        """`clock`: monotonic seconds; `now`: the wall clock that leases are written in."""
+        self._clock = clock
+        self._now = now
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._last = 0.0
+        self._last_wall = now()
+
+    def heard(self) -> None:
+        """The nodes' stream was read to its end just now, and what it said is stored."""
+        with self._lock:
+            at, wall = self._clock(), self._now()
+            passed = at - self._last
+            jumped = abs((wall - self._last_wall).total_seconds() - passed) > JUMP_S
+            if self._since is None or passed > BREAK_S or jumped:
+                self._since = at
+            self._last, self._last_wall = at, wall
+
+    def lost(self) -> None:
+        """It can't be read, or isn't this controller's to read."""
+        with self._lock:
+            self._since = None
+
+    def whole_lease(self) -> bool:
+        """Whether a node that was silent all this time has had a lease's length to be heard."""
+        with self._lock:
+            at = self._clock()
+            if self._since is None or at - self._last > BREAK_S:
+                return False
+            return at - self._since >= lease_s()
+
+
+@dataclass(frozen=True)
+class Held:
+    """A live attempt as a heartbeat is compared with it."""
+
+    id: int
+    job: int
+    number: int
+    token: str
+    node: str
+    status: str
+    last_seq: int
+    gap: bool
+    leased: bool
+
+    def is_named(self, named: RunningAttempt) -> bool:
+        """Whether a heartbeat means this attempt. A worker that knows no tokens names none."""
+        return (self.job, self.number) == (named.job, named.attempt) and named.token in ("", self.token)
+
+
+def held(nodes: Iterable[str]) -> list[Held]:
+    """What the database says these nodes hold."""
+    rows = Attempt.objects.filter(finished_at=None, node__name__in=list(nodes)).order_by("pk")
+    columns = (
+        "pk", "job_id", "number", "token", "node__name", "job__status", "last_seq", "gap_since", "lease_until",
+    )  # fmt: skip
+    return [
+        Held(pk, job, number, token, node, status, last_seq, gap is not None, until is not None)
+        for pk, job, number, token, node, status, last_seq, gap, until in rows.values_list(*columns)
+    ]
+
+
+def renew(beats: dict[str, Heartbeat], live: list[Held], now: datetime) -> None:
+    """Give what the nodes name another lease. `beats`: node → its newest heartbeat; `live`: what those nodes hold."""
+    named = [one.id for one in live if any(one.is_named(running) for running in beats[one.node].running)]
+    if named:
+        until = now + timedelta(seconds=lease_s())
+        Attempt.objects.filter(pk__in=named, finished_at=None).update(lease_until=until)
+
+
+def expire(now: datetime | None = None) -> int:
+    """End every attempt whose lease has lapsed; how many. Only for a controller that heard the nodes for a lease."""
+    now = now or timezone.now()
+    whole = timedelta(seconds=lease_s())
+    # A clock that went back would let a lost attempt live as long as the jump.
+    Attempt.objects.filter(finished_at=None, lease_until__gt=now + whole).update(lease_until=now + whole)
+    columns = ("job_id", "number", "lease_until", "dispatched_at", "node__name", "node__last_seen_at")
+    live = Attempt.objects.filter(finished_at=None).select_related("node").only(*columns)
+    lapsed = [attempt for attempt in live if _lapsed(attempt, now, whole)]
+    for attempt in lapsed:
+        node: Node = attempt.node
+        seen = f"was last seen at {node.last_seen_at:%H:%M:%S} UTC" if node.last_seen_at else "was never seen"
+        if finish(attempt.job_id, attempt.number, Reason.NODE_LOST, f"Node {node.name} {seen}.", now):
+            note(node, f"Lost job #{attempt.job_id}, attempt {attempt.number}: its lease lapsed; the node {seen}.")
+    return len(lapsed)
+
+
+def _lapsed(attempt: Attempt, now: datetime, whole: timedelta) -> bool:
+    if attempt.lease_until is not None:
+        return attempt.lease_until < now
+    return not is_online(attempt.node, now) and now - attempt.dispatched_at > whole
