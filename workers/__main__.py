@@ -17,19 +17,20 @@ from workers.beats import Heart
 from workers.contract.events import NodeProfile
 from workers.desk import Desk
 from workers.exporter import WorkerCollector, start_exporter
+from workers.leases import RedisLeaseBook
 from workers.probe import probe, sample_devices
 from workers.recovery import AlreadyRunning, own_runs, recover
 from workers.settings import SettingsError, WorkerSettings, from_environment
 from workers.shipping import drain
 from workers.sinks import RedisSink
+from workers.supervisor import Place
 from workers.tasks import register
 
 log = logging.getLogger("workers")
 
-LONGEST_STOP_S = 20.0
-"""A worker that hasn't stopped this long after the signal leaves as it is; the guards and recovery do the rest."""
-
 _DRAIN_S = 3.0
+_REST_S = 14.0
+"""Beside the children's grace: to kill what is left, to tell the end, to deliver events."""
 
 
 def main() -> int:
@@ -54,11 +55,13 @@ def serve(settings: WorkerSettings, command: Sequence[str] | None = None) -> int
     """
     os.environ.setdefault("LIFTOFF_NODE_ADDRESS", settings.address)
     with own_runs(settings.runs_dir):
-        sink = RedisSink(settings.redis_url)
+        sink, book = RedisSink(settings.redis_url), RedisLeaseBook(settings.redis_url)
         profile = _probe(settings)
-        recover(settings.runs_dir, sink)
+        recover(settings.runs_dir, sink, book)
         store = FsspecStore(settings.store, settings.allowed_roots, settings.cache_dir / "artifacts")
-        desk = Desk(settings.node, settings.runs_dir, store, sink, command)
+        place = Place(settings.runs_dir, store, sink, settings.spool_limit_bytes)
+        desk = Desk(settings.node, place, book, command, settings.stop_grace_s)
+        desk.leases.start()
         heart = Heart(settings.node, sink, desk.running, lambda: _probe(settings))
         exporter = start_exporter(
             settings.metrics_host,
@@ -76,9 +79,11 @@ def serve(settings: WorkerSettings, command: Sequence[str] | None = None) -> int
         if not drain(_DRAIN_S):
             log.warning("Some events wait on disk; the next start delivers them.")
         heart.stop()
+        desk.leases.stop()
         if exporter:
             exporter.shutdown()
         sink.close()
+        book.close()
         return int(worker.exitcode or 0)
 
 
@@ -86,11 +91,19 @@ def _probe(settings: WorkerSettings) -> NodeProfile:
     return probe(settings.node, address=settings.address, home=settings.home, environment=os.environ)
 
 
+def longest_stop_s(stop_grace_s: float) -> float:
+    """A worker that hasn't stopped this long after the signal leaves as it is; the guards and recovery do the rest.
+
+    Twice the grace: a child may save its work for that long, and what it saved may be on its way for as long.
+    """
+    return 2 * stop_grace_s + _REST_S
+
+
 def _connect_signals(desk: Desk) -> None:
     def stopping(**_: object) -> None:
         """Celery waits for its threads; the attempts in them must end."""
         desk.stop.set()
-        last_resort = threading.Timer(LONGEST_STOP_S, os._exit, args=[1])
+        last_resort = threading.Timer(longest_stop_s(desk.stop_grace_s), os._exit, args=[1])
         last_resort.daemon = True
         last_resort.start()
 

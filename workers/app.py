@@ -50,11 +50,11 @@ def make_app(redis_url: str, node: str) -> Celery:
 
 
 def make_worker(app: Celery, node: str, devices: int) -> Worker:
-    """A thread for each device, and one so that a cancel never waits behind a run."""
+    """A thread for each device, one for a run that is still being ended, one so that no command waits behind a run."""
     return app.Worker(
         hostname=f"liftoff@{node}",
         pool_cls="threads",
-        concurrency=devices + 1,
+        concurrency=devices + 2,
         queues=[node_queue(node)],
         without_gossip=True,
         without_mingle=True,

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
 
@@ -24,6 +24,19 @@ class ArtifactMissing(LookupError):
     """Nothing is at the URI, or the store can't be reached. The message is one sentence."""
 
 
+class Withheld(RuntimeError):
+    """What was to be stored was not, because whoever stored it may no longer."""
+
+
+Allowed = Callable[[], bool]
+"""Asked before anything becomes visible in the store."""
+
+
+def always() -> bool:
+    """No one objects."""
+    return True
+
+
 class ArtifactStore(Protocol):
     """Files and folders by URI. Every method raises UnsafeURI for a place that isn't allowed."""
 
@@ -31,8 +44,15 @@ class ArtifactStore(Protocol):
         """A local path with the content; `hub://` URIs come back as they are. Raises ArtifactMissing."""
         ...
 
-    def put(self, local: Path, uri: str) -> tuple[int, str]:
-        """Store a file or folder, replacing what is there; (bytes, sha256). Symbolic links are refused (UnsafeURI)."""
+    def put(self, local: Path, uri: str, allowed: Allowed = always) -> tuple[int, str]:
+        """Store a file or folder, replacing what is there; (bytes, sha256). Symbolic links are refused (UnsafeURI).
+
+        Raises Withheld as soon as `allowed` says no; then what was there is still there, unless it lies afar.
+        """
+        ...
+
+    def remove(self, uri: str) -> None:
+        """Remove a file or folder, if it is there."""
         ...
 
     def exists(self, uri: str) -> bool: ...
@@ -70,20 +90,30 @@ class FsspecStore:
         except (OSError, ImportError) as error:
             raise ArtifactMissing(f"{uri!r} could not be read: {error}.") from error
 
-    def put(self, local: Path, uri: str) -> tuple[int, str]:
+    def put(self, local: Path, uri: str, allowed: Allowed = always) -> tuple[int, str]:
         place = resolve(uri, self._root)
         size, sha256 = measure(local)
         if _is_local(place):
             target = Path(place.removeprefix("file://"))
             _check_below(target, [self._base], uri)
-            _replace_local(local, target)
+            _replace_local(local, target, allowed)
         else:
+            _ask(allowed)
             fs, path = _filesystem(place)
             if fs.exists(path):
                 fs.rm(path, recursive=True)
             for relative, file in _files(local):
+                _ask(allowed)
                 fs.put_file(str(file), f"{path}/{relative}" if relative else path)
         return size, sha256
+
+    def remove(self, uri: str) -> None:
+        place = resolve(uri, self._root)
+        if _is_local(place):
+            _check_below(Path(place.removeprefix("file://")), [self._base], uri)
+        fs, path = _filesystem(place)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
 
     def exists(self, uri: str) -> bool:
         place = self._readable(uri)
@@ -159,14 +189,19 @@ class MemoryStore:
             path.write_bytes(data)
         return str(self._scratch / name.removeprefix(self.ROOT + "/"))
 
-    def put(self, local: Path, uri: str) -> tuple[int, str]:
+    def put(self, local: Path, uri: str, allowed: Allowed = always) -> tuple[int, str]:
         name = resolve(uri, self.ROOT)
         measured = measure(local)
-        for key in [key for key in self.files if key == name or key.startswith(name + "/")]:
-            del self.files[key]
+        _ask(allowed)
+        self.remove(uri)
         for relative, file in _files(local):
             self.files[f"{name}/{relative}" if relative else name] = file.read_bytes()
         return measured
+
+    def remove(self, uri: str) -> None:
+        name = resolve(uri, self.ROOT)
+        for key in [key for key in self.files if key == name or key.startswith(name + "/")]:
+            del self.files[key]
 
     def exists(self, uri: str) -> bool:
         name = resolve(uri, self.ROOT)
@@ -209,8 +244,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _replace_local(local: Path, target: Path) -> None:
+def _ask(allowed: Allowed) -> None:
+    if not allowed():
+        raise Withheld("Nothing more may be stored: the run belongs to another attempt.")
+
+
+def _replace_local(local: Path, target: Path, allowed: Allowed) -> None:
     """Copy beside the target, then rename, so that a reader sees the old content or the new."""
+    _ask(allowed)
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -220,6 +261,7 @@ def _replace_local(local: Path, target: Path) -> None:
             shutil.copyfile(file, copy)
         if local.is_dir():
             fresh.mkdir(exist_ok=True)
+        _ask(allowed)
         if target.is_dir():
             shutil.rmtree(target)
         fresh.replace(target)

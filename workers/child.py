@@ -34,8 +34,8 @@ _ALLOWED = frozenset(
 _ALLOWED_PREFIXES = ("LC_", "NCCL_")
 _NEVER = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY$|^AWS_|DATABASE_URL|REDIS_URL")
 
-_KILL_AFTER_S = guard.GRACE_S + 0.5
-"""The guard kills after its grace period; this much later its owner stops trusting it."""
+_TRUST_S = 0.5
+"""The guard kills after the grace period; this much later its owner stops trusting it."""
 
 
 def child_environment(order: Order, run_dir: Path, base: Mapping[str, str]) -> dict[str, str]:
@@ -107,11 +107,16 @@ class Child:
             return self._guard.wait(timeout_s)
         return None
 
-    def stop(self) -> int:
-        """SIGTERM, three seconds' grace, SIGKILL; nothing of the tree is left. Its exit status."""
-        with contextlib.suppress(ProcessLookupError):
-            self._guard.terminate()
-        status = self.ended(_KILL_AFTER_S)
+    def ask(self, grace_s: float) -> None:
+        """SIGTERM now, SIGKILL after the grace period; asked again, only a shorter one counts. Doesn't wait."""
+        if self._guard.stdin:
+            with contextlib.suppress(OSError, ValueError):  # it has ended, or was swept up
+                os.write(self._guard.stdin.fileno(), f"{grace_s}\n".encode())
+
+    def stop(self, grace_s: float = guard.GRACE_S) -> int:
+        """As `ask`, and wait; nothing of the tree is left. Its exit status."""
+        self.ask(grace_s)
+        status = self.ended(grace_s + _TRUST_S)
         if status is None:
             self._guard.kill()
             status = self._guard.wait()

@@ -1,4 +1,4 @@
-"""The attempts a worker holds: starts them, cancels them, remembers a cancel that comes first.
+"""The attempts a worker holds: starts them, tells them what the portal says, remembers a word that comes first.
 
 Knows orders as plain dictionaries, as they come off the queue. Doesn't know Celery.
 """
@@ -7,21 +7,22 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from workers.artifacts import ArtifactStore
 from workers.contract.events import RunningAttempt
 from workers.contract.reasons import Reason
 from workers.contract.spec import Order, UnknownVersion
-from workers.sinks import EventSink
-from workers.supervisor import End, refuse_attempt, run_attempt
+from workers.held import STOP_GRACE_S, End, Held, Identity
+from workers.leases import Lease, LeaseBook, LeaseWatch
+from workers.shipping import send_again
+from workers.spool import run_dir_name
+from workers.supervisor import Place, refuse_attempt, run_attempt
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED_CANCELS = 10_000
+_REMEMBERED = 10_000
 
 Key = tuple[int, int]
 """(job, attempt)."""
@@ -32,65 +33,104 @@ class Desk:
     """Threads may share it."""
 
     node: str
-    runs_dir: Path
-    store: ArtifactStore
-    sink: EventSink
+    place: Place
+    book: LeaseBook
     command: Sequence[str] | None = None
     """Run this for every order instead of `workers.runtimes`."""
+    stop_grace_s: float = STOP_GRACE_S
     stop: threading.Event = field(default_factory=threading.Event)
     """Ends all attempts; later orders end at once."""
-    _cancels: dict[Key, threading.Event] = field(default_factory=dict)
-    _running: set[Key] = field(default_factory=set)
+    leases: LeaseWatch = field(default_factory=LeaseWatch)
+    """Started by whoever owns the desk."""
+    _held: dict[Identity, Held] = field(default_factory=dict)
+    _cancels: dict[Key, None] = field(default_factory=dict)
+    _preempts: dict[Key, None] = field(default_factory=dict)
+    _revoked: dict[Identity, None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def running(self) -> tuple[RunningAttempt, ...]:
         with self._lock:
-            return tuple(RunningAttempt(job=job, attempt=attempt) for job, attempt in sorted(self._running))
+            return tuple(self._held[identity].running for identity in sorted(self._held))
 
     def start(self, order: dict[str, Any]) -> Reason | None:
-        """Run an order to its end; None when it was a duplicate or named no attempt. Raises nothing."""
+        """Run an order to its end; None when it was a duplicate, revoked, or named no attempt. Raises nothing."""
         key = _key_of(order)
         if key is None:
             log.error("An order without a job and attempt number is ignored.")
             return None
+        held = Held(*key, _token_of(order), stop=self.stop, stop_grace_s=self.stop_grace_s)
         with self._lock:
-            if key in self._running:
+            if held.identity in self._held:
                 log.info("Attempt %s-%s runs already; this order is a duplicate.", *key)
                 return None
-            self._running.add(key)
-            cancel = self._cancels.setdefault(key, threading.Event())
+            if held.identity in self._revoked:
+                log.info("Attempt %s-%s was revoked before it came; its order is ignored.", *key)
+                return None
+            self._held[held.identity] = held
+            if key in self._cancels:
+                held.cancel.set()
+            if key in self._preempts:
+                held.preempt.set()
         try:
-            return self._run(key, order, cancel)
+            return self._run(held, order)
         finally:
             with self._lock:
-                self._running.discard(key)
+                del self._held[held.identity]
                 self._cancels.pop(key, None)
+                self._preempts.pop(key, None)
+            if held.lease:
+                self.leases.discard(held.lease)
 
     def cancel(self, job: int, attempt: int) -> None:
         """End an attempt, now or as soon as it comes; one that is over is left alone."""
         with self._lock:
-            self._cancels.setdefault((job, attempt), threading.Event()).set()
-            waiting = [key for key in self._cancels if key not in self._running]
-            for key in waiting[:-_REMEMBERED_CANCELS]:
-                del self._cancels[key]
+            _remember(self._cancels, (job, attempt))
+            for held in self._of(job, attempt):
+                held.cancel.set()
 
-    def _run(self, key: Key, raw: dict[str, Any], cancel: threading.Event) -> Reason | None:
+    def preempt(self, job: int, attempt: int) -> None:
+        """End an attempt once it has saved its work; one that comes later ends at once."""
+        with self._lock:
+            _remember(self._preempts, (job, attempt))
+            for held in self._of(job, attempt):
+                held.preempt.set()
+
+    def revoke(self, job: int, attempt: int, token: str) -> None:
+        """The attempt's lease is gone: end it and write nothing more; one that comes later is never started."""
+        with self._lock:
+            _remember(self._revoked, (job, attempt, token))
+            if held := self._held.get((job, attempt, token)):
+                held.revoked.set()
+
+    def resend(self, job: int, attempt: int, token: str, after_seq: int) -> None:
+        """Send the events of a run after that one again, if the run is known here."""
+        with self._lock:
+            running = (job, attempt, token) in self._held
+        run_dir = self.place.runs_dir.resolve() / run_dir_name(job, attempt, token)
+        send_again(run_dir, after_seq, self.place.sink, running)
+
+    def _of(self, job: int, attempt: int) -> list[Held]:
+        return [held for held in self._held.values() if (held.job, held.attempt) == (job, attempt)]
+
+    def _run(self, held: Held, raw: dict[str, Any]) -> Reason | None:
         try:
             order = Order.model_validate(raw)
         except ValidationError as error:
-            return refuse_attempt((*key, _token_of(raw)), _refusal(error), runs_dir=self.runs_dir, sink=self.sink)
+            return refuse_attempt(held, _refusal(error), self.place)
         if order.node != self.node:
             end = End(Reason.INVALID_INPUT, f"node: the order is for {order.node!r} and came to {self.node!r}.")
-            return refuse_attempt((*key, order.token), end, runs_dir=self.runs_dir, sink=self.sink)
-        return run_attempt(
-            order,
-            runs_dir=self.runs_dir,
-            store=self.store,
-            sink=self.sink,
-            cancel=cancel,
-            stop=self.stop,
-            command=self.command,
-        )
+            return refuse_attempt(held, end, self.place)
+        held.lease = Lease(self.book, *held.identity, order.lease_s, held.revoked)
+        self.leases.add(held.lease)
+        return run_attempt(order, held, self.place, self.command)
+
+
+def _remember(words: dict[Any, None], key: object) -> None:
+    """Keep a word for an order that may come; of many, the latest."""
+    words.pop(key, None)
+    words[key] = None
+    for old in list(words)[:-_REMEMBERED]:
+        del words[old]
 
 
 def _key_of(order: object) -> Key | None:

@@ -3,7 +3,8 @@
 The owner holds this process's standard input. When that closes, however the owner ended, every descendant is killed,
 also those that left the process group (torchrun's ranks have sessions of their own): on Linux the guard is the
 subreaper of all of them. SIGTERM is passed on to the command's process group; what is left of the tree after the
-grace period is killed. Ends as the command ended: the same exit status, or by the same signal.
+grace period is killed. A number on standard input says the same as SIGTERM, with so many seconds of grace; a later
+one may only shorten it. Ends as the command ended: the same exit status, or by the same signal.
 Standard library only. Doesn't know what it runs, nor why it is told to stop.
 """
 
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 
 GRACE_S = 3.0
-"""Seconds between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL, where nothing else is said."""
 
 CANNOT_START = 127
 """Exit status when the command can't be executed, as in a shell."""
@@ -59,14 +60,23 @@ class Guard:
             if self._wake[0] in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake[0], 4096)
-            if self._told_to_stop and self._kill_at == float("inf"):
-                self._kill_at = time.monotonic() + self._grace_s
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.pid, signal.SIGTERM)
-            if 0 in ready and not os.read(0, 4096):
-                break
+            if self._told_to_stop:
+                self._told_to_stop = False
+                self._end_within(self._grace_s)
+            if 0 in ready:
+                told = os.read(0, 4096)
+                if not told:
+                    break
+                for word in told.split():
+                    self._end_within(float(word))
         self._kill_tree()
         return self._status if self._status is not None else signal.SIGKILL
+
+    def _end_within(self, grace_s: float) -> None:
+        if self._kill_at == float("inf"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
 
     def _on_sigterm(self, *_: object) -> None:
         self._told_to_stop = True

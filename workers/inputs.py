@@ -3,6 +3,7 @@
 Doesn't know where the store is nor what the inputs hold.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +14,11 @@ from workers.contract.spec import Contract, Order
 Part = TypeVar("Part", bound=Contract)
 
 
-def localised(order: Order, store: ArtifactStore) -> Order:
-    """The same order with local paths. Raises ArtifactMissing or UnsafeURI, with the field's name in the sentence."""
+def localised(order: Order, store: ArtifactStore, say: Callable[[str], object]) -> Order:
+    """The same order with local paths. Raises ArtifactMissing or UnsafeURI, with the field's name in the sentence.
+
+    A checkpoint that isn't there is left out, and `say` told so.
+    """
     changes: dict[str, object] = {}
     if order.model:
         changes["model"] = _fetched(order.model, "uri", "model", store)
@@ -23,6 +27,13 @@ def localised(order: Order, store: ArtifactStore) -> Order:
         changes["dataset"] = _fetched(dataset, "test_uri", "dataset", store) if dataset.test_uri else dataset
     if order.adapter:
         changes["adapter"] = _fetched(order.adapter, "uri", "adapter", store)
+    if order.resume:
+        try:
+            changes["resume"] = _fetched(order.resume, "uri", "resume", store)
+        except ArtifactMissing as error:
+            # The run can still begin at its beginning.
+            say(f"The checkpoint of step {order.resume.step} can't be had; training begins at the beginning: {error}")
+            changes["resume"] = None
     return order.model_copy(update=changes)
 
 

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import select
 import threading
 import time
 from collections import deque
@@ -17,8 +18,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from workers.contract.events import EVENT, Artifact, Failed, Finished, Log, Started
-from workers.output import LINE_CHARACTERS, FloodGate, LineSplitter, Redactor
+from workers.coalescing import Coalescer
+from workers.contract.events import EVENT, Artifact, Checkpoint, Failed, Finished, Log, Started
+from workers.output import LINE_CHARACTERS, LOG_BYTES, FloodGate, LineSplitter, Redactor
 from workers.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ EVENT_BYTES = 1024 * 1024
 """A longer event line is refused."""
 
 _CHUNK = 64 * 1024
+_HOLD_S = 0.2
+"""Events held back are looked at again this often."""
 _LAST_LINES = 50
 _LOOKS_LIKE_ERROR = re.compile(
     r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b|\b(?:error|fatal|panic|killed)\b[: ]", re.IGNORECASE
@@ -36,12 +40,23 @@ _LOOKS_LIKE_ERROR = re.compile(
 class Listener:
     """Reads the child's two pipes until they end; closes them."""
 
-    def __init__(self, spool: Spool, redact: Redactor, output_fd: int, events_fd: int) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        redact: Redactor,
+        output_fd: int,
+        events_fd: int,
+        on_checkpoint: Callable[[Checkpoint], object],
+        log_bytes: int = LOG_BYTES,
+    ) -> None:
+        """`on_checkpoint` takes what the child says of its checkpoints. `log_bytes`: a longer log is cut off."""
         self._spool = spool
         self._redact = redact
+        self._on_checkpoint = on_checkpoint
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._gate = FloodGate(time.monotonic)
+        self._gate = FloodGate(time.monotonic, log_bytes)
         self._gate_lock = threading.Lock()
+        self._coalescer = Coalescer(time.monotonic)
         self.failed: Failed | None = None
         """The child's own word, once it has said it."""
         self.failed_at = 0.0
@@ -101,7 +116,7 @@ class Listener:
     def _read_events(self, descriptor: int) -> None:
         rest = b""
         too_long = False
-        while data := os.read(descriptor, _CHUNK):
+        while data := self._read_or_hold(descriptor):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 if not too_long:
@@ -113,6 +128,14 @@ class Listener:
                 rest, too_long = b"", True
         if rest and not too_long:
             self._take(rest)
+        self._spool.append(*self._coalescer.end())
+
+    def _read_or_hold(self, descriptor: int) -> bytes:
+        """The next bytes; while none come, what was held back goes on as the rate allows."""
+        while self._coalescer.holding and not select.select([descriptor], [], [], _HOLD_S)[0]:
+            if passed := list(self._coalescer.due()):
+                self._spool.append(*passed)
+        return os.read(descriptor, _CHUNK)
 
     def _take(self, line: bytes) -> None:
         if not line.strip():
@@ -131,8 +154,10 @@ class Listener:
             self._log(event.text.splitlines())
         elif isinstance(event, Started | Finished | Artifact):
             self._note(f"The child wrote a {event.type!r} event, which is not for it to say; it is left out.")
-        else:
-            self._spool.append(event)
+        elif isinstance(event, Checkpoint):
+            self._on_checkpoint(event)
+        elif passed := list(self._coalescer.offer(event, len(line))):
+            self._spool.append(*passed)
 
     def _note(self, text: str) -> None:
         self._log([text], "supervisor")

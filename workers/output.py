@@ -15,6 +15,12 @@ BAR_INTERVAL_S = 2.0
 
 LINES_PER_S = 200.0
 BURST_LINES = 1_000
+LINE_SIZE = 400
+"""Characters; a line of twice the length counts as two, and so on."""
+
+LOG_BYTES = 1024**3
+"""A run's log is cut off after this; its last lines are shown all the same."""
+
 TAIL_LINES = 20
 """Of lines held back, the last ones before the end are shown all the same: they hold the cause."""
 
@@ -101,8 +107,11 @@ class LineSplitter:
 class FloodGate:
     """Lets 200 lines a second pass in the long run, says how many it dropped, and keeps the last ones."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], most_bytes: int = LOG_BYTES) -> None:
+        """`most_bytes`: of all lines together; then only the last ones pass, at the end."""
         self._clock = clock
+        self._left = most_bytes
+        self._full = f"… the log has reached {most_bytes / 1024**2:g} MiB; only its last lines will follow"
         self._tokens = float(BURST_LINES)
         self._at = clock()
         self._dropped: deque[str] = deque(maxlen=TAIL_LINES)
@@ -113,8 +122,16 @@ class FloodGate:
         now = self._clock()
         self._tokens = min(self._tokens + (now - self._at) * LINES_PER_S, BURST_LINES)
         self._at = now
+        if self._left <= 0:
+            if self._full:
+                yield self._full
+                self._full = ""
+            self._dropped.append(line)
+            self._count += 1
+            return
         # Once lines are dropped, drop on until half a second's worth may pass: one notice for many lines.
-        if self._tokens < (LINES_PER_S / 2 if self._count else 1):
+        cost = max(1.0, min(len(line), LINE_CHARACTERS) / LINE_SIZE)
+        if self._tokens < (LINES_PER_S / 2 if self._count else cost):
             self._dropped.append(line)
             self._count += 1
             return
@@ -122,7 +139,8 @@ class FloodGate:
             yield f"… {self._count} lines dropped"
             self._count = 0
             self._dropped.clear()
-        self._tokens -= 1
+        self._tokens -= cost
+        self._left -= min(len(line), LINE_CHARACTERS)
         yield line
 
     def end(self) -> Iterator[str]:

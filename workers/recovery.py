@@ -6,12 +6,14 @@ worker was killed.
 
 import fcntl
 import logging
+import threading
 from pathlib import Path
 from typing import IO
 
 from workers.child import kill_run
 from workers.contract.events import Finished
 from workers.contract.reasons import Reason
+from workers.leases import Lease, LeaseBook, Standing
 from workers.shipping import Shipper
 from workers.sinks import EventSink
 from workers.spool import Spool
@@ -39,8 +41,11 @@ def own_runs(runs_dir: Path) -> IO[str]:
     return lock
 
 
-def recover(runs_dir: Path, sink: EventSink) -> list[Shipper]:
-    """End the runs without an end as worker_stopped, kill their processes, ship what wasn't shipped."""
+def recover(runs_dir: Path, sink: EventSink, book: LeaseBook) -> list[Shipper]:
+    """End the runs without an end as worker_stopped, kill their processes, ship what wasn't shipped.
+
+    A run whose lease is another's by now ends as node_lost, and nothing of it is shipped.
+    """
     shippers = []
     for run_dir in sorted(runs_dir.glob("*-*")):
         try:
@@ -50,11 +55,19 @@ def recover(runs_dir: Path, sink: EventSink) -> list[Shipper]:
             continue
         if not spool.finished:
             killed = kill_run(run_dir)
-            detail = "The worker was restarted while the job ran."
-            spool.append(Finished(reason=Reason.WORKER_STOPPED, detail=detail))
+            spool.append(_end_of(spool, book))
             log.warning("Attempt %s was left behind; ended it (%d processes killed).", run_dir.name, killed)
-        if spool.shipped < spool.size:
+        if spool.shipped < spool.size and spool.ended is not Reason.NODE_LOST:
             shippers.append(Shipper(spool, sink).start())
         else:
             spool.close()
     return shippers
+
+
+def _end_of(spool: Spool, book: LeaseBook) -> Finished:
+    lease = Lease(book, spool.job, spool.attempt, spool.token, 1, threading.Event())
+    if lease.check() is Standing.LOST:
+        return Finished(
+            reason=Reason.NODE_LOST, detail="The attempt's lease went to another while its worker was gone."
+        )
+    return Finished(reason=Reason.WORKER_STOPPED, detail="The worker was restarted while the job ran.")

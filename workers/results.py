@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from workers.artifacts import ArtifactStore
+from workers.artifacts import Allowed, ArtifactStore, always
 from workers.contract.events import Artifact
 from workers.contract.names import OUTPUT_DIR
 
@@ -15,16 +15,16 @@ _ADAPTER_FILE = "adapter_config.json"
 _MANIFEST = "manifest.json"
 
 
-def upload(run_dir: Path, result_uri: str, store: ArtifactStore) -> Iterator[Artifact]:
+def upload(run_dir: Path, result_uri: str, store: ArtifactStore, allowed: Allowed = always) -> Iterator[Artifact]:
     """Store all of RUN_DIR/output below `result_uri`; yields each thing once it is stored.
 
-    The manifest comes last: where it is, the rest is complete. Raises UnsafeURI or OSError.
+    The manifest comes last: where it is, the rest is complete. Raises UnsafeURI, OSError or Withheld.
     """
     output = run_dir / OUTPUT_DIR
     found = sorted(output.iterdir(), key=lambda path: (path.name == _MANIFEST, path.name)) if output.is_dir() else []
     for path in found:
         uri = f"{result_uri.rstrip('/')}/{path.name}"
-        size, sha256 = store.put(path, uri)
+        size, sha256 = store.put(path, uri, allowed)
         yield Artifact(name=path.name, kind=_kind(path), uri=uri, bytes=size, sha256=sha256)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.contract.names import SLUG
+from workers.held import STOP_GRACE_S
 
 
 class SettingsError(ValueError):
@@ -35,6 +36,10 @@ class WorkerSettings:
     metrics_host: str
     metrics_port: int
     """Prometheus exporter; port 0 takes a free one."""
+    stop_grace_s: float = STOP_GRACE_S
+    """Seconds a run has to save its work when the worker stops or another job takes its devices."""
+    spool_limit_bytes: int = 2 * 1024**3
+    """A run whose events and log take more is ended."""
 
     @property
     def runs_dir(self) -> Path:
@@ -70,6 +75,10 @@ def from_environment(environment: Mapping[str, str]) -> WorkerSettings:
         allowed_roots=_listed(environment.get("LIFTOFF_ALLOWED_ROOTS", "")),
         metrics_host=environment.get("LIFTOFF_METRICS_HOST") or "127.0.0.1",
         metrics_port=_port("LIFTOFF_METRICS_PORT", environment.get("LIFTOFF_METRICS_PORT") or "9400"),
+        stop_grace_s=_number("LIFTOFF_STOP_GRACE_S", environment.get("LIFTOFF_STOP_GRACE_S") or "20", 0, 3600),
+        spool_limit_bytes=int(
+            1024**2 * _number("LIFTOFF_SPOOL_LIMIT_MIB", environment.get("LIFTOFF_SPOOL_LIMIT_MIB") or "2048", 1, 10**6)
+        ),
     )
 
 
@@ -98,6 +107,16 @@ def _port(name: str, text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise SettingsError(f"{name}: {text!r} is not a port; use a number from 0 to 65535.")
     return int(text)
+
+
+def _number(name: str, text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise SettingsError(f"{name}: {text!r} does not work; use a number from {least:g} to {most:g}.")
+    return number
 
 
 def _without_password(url: str) -> str:

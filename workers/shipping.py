@@ -1,12 +1,15 @@
 """Sends a spool to the sink: in batches, in order, from the offset on disk, for as long as it takes.
 
-While the sink is away events wait on disk, not in memory. Doesn't know what the sink is.
+While the sink is away events wait on disk, not in memory. Asked to, it sends again from an earlier event on. Doesn't
+know what the sink is, nor who may write to it.
 """
 
 import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar
 
 from workers.contract.names import SPOOL_FILE
@@ -31,10 +34,15 @@ class Shipper:
     """Events delivered by this process."""
     _count_lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, spool: Spool, sink: EventSink) -> None:
+    def __init__(self, spool: Spool, sink: EventSink, allowed: Callable[[], bool] = lambda: True) -> None:
+        """`allowed` is asked before each batch; a no is for ever, and what is left stays on disk."""
         self._spool = spool
         self._sink = sink
+        self._allowed = allowed
         self._offset = min(spool.shipped, spool.size)
+        self._rewind_to: int | None = None
+        self._rewind_lock = threading.Lock()
+        self._over = False
         self._done = threading.Event()
         self._name = spool.run_dir.name
         self._thread = threading.Thread(target=self._run, name=f"ship-{self._name}", daemon=True)
@@ -54,16 +62,41 @@ class Shipper:
         """Whether everything up to Finished was delivered within the time. The thread goes on if not."""
         return self._done.wait(timeout_s) and self.waiting_bytes == 0
 
+    def rewind(self, after_seq: int) -> bool:
+        """Send everything after that event again. False when this shipper is done: then a new one must."""
+        offset = self._spool.offset_after(after_seq)
+        with self._rewind_lock:
+            if self._over:
+                return False
+            self._rewind_to = min(offset, self._rewind_to if self._rewind_to is not None else offset)
+        self._spool.wrote.set()
+        return True
+
+    @property
+    def run_dir(self) -> Path:
+        return self._spool.run_dir
+
+    def _ended(self) -> bool:
+        """Whether nothing is left to do; from then on it can't be rewound."""
+        with self._rewind_lock:
+            if self._rewind_to is not None:
+                self._offset = min(self._offset, self._rewind_to)
+                self._rewind_to = None
+            self._over = self._spool.finished and (self.waiting_bytes == 0 or not self._allowed())
+            return self._over
+
     def _run(self) -> None:
         try:
-            while not (self._spool.finished and self.waiting_bytes == 0):
-                if self.waiting_bytes == 0:
+            while not self._ended():
+                if self.waiting_bytes == 0 or not self._allowed():
                     self._spool.wrote.wait(1.0)
                     time.sleep(LINGER_S)
                 self._spool.wrote.clear()
                 self._ship_all()
             self._spool.close()
         except Exception:
+            with self._rewind_lock:
+                self._over = True
             # A spool that can't be read; the events stay on disk and recovery tries again at the next start.
             log.exception("Run %s: its %s cannot be shipped.", self._name, SPOOL_FILE)
         finally:
@@ -73,9 +106,9 @@ class Shipper:
 
     def _ship_all(self) -> None:
         retry_s = FIRST_RETRY_S
-        while self.waiting_bytes:
+        while self.waiting_bytes and self._rewind_to is None:
             envelopes, end = self._spool.read(self._offset)
-            if not envelopes:
+            if not envelopes or not self._allowed():
                 return
             try:
                 self._sink.ship(envelopes)
@@ -91,6 +124,28 @@ class Shipper:
                 Shipper.shipped_events += len(envelopes)
             with contextlib.suppress(OSError):  # a full disk: at worst a batch is delivered twice
                 self._spool.mark_shipped(end)
+
+
+def send_again(run_dir: Path, after_seq: int, sink: EventSink, running: bool = False) -> Shipper | None:
+    """Ship a run's events after `after_seq` once more. None where that can't be; the log says why.
+
+    `running`: others write to its spool, so it is not to be opened a second time.
+    """
+    for shipper in list(Shipper.live):
+        if shipper.run_dir == run_dir and shipper.rewind(after_seq):
+            return shipper
+    if running or not run_dir.is_dir():
+        why = "they are no longer shipped" if running else "its folder is gone"
+        log.warning("Run %s: its events are asked for, and %s.", run_dir.name, why)
+        return None
+    try:
+        spool = Spool.of_run_dir(run_dir)
+    except (OSError, ValueError) as error:
+        log.warning("Run %s: its events are asked for, and can't be read (%s).", run_dir.name, error)
+        return None
+    fresh = Shipper(spool, sink)
+    fresh.rewind(after_seq)
+    return fresh.start()
 
 
 def drain(timeout_s: float) -> bool:

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 from workers.contract.events import Envelope, Finished
 from workers.contract.names import SHIPPED_FILE, SPOOL_FILE
+from workers.contract.reasons import Reason
 
 _READ_BYTES = 256 * 1024
+_SEQ = re.compile(rb'"seq":(\d+)')
 _RUN_DIR_NAME = re.compile(r"(?P<job>0|[1-9]\d*)-(?P<attempt>[1-9]\d*)(?:-(?P<token>[A-Za-z0-9]+))?", re.ASCII)
 
 
@@ -38,7 +40,7 @@ class Spool:
         """Set by each append; the shipper clears it."""
         self._lock = threading.Lock()
         self._file = os.open(run_dir / SPOOL_FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._seq, self._finished, self._size = _end_of(run_dir / SPOOL_FILE)
+        self._seq, self._ended, self._size = _end_of(run_dir / SPOOL_FILE)
         os.ftruncate(self._file, self._size)
 
     @classmethod
@@ -52,7 +54,12 @@ class Spool:
     @property
     def finished(self) -> bool:
         """Whether Finished, the last event, is written."""
-        return self._finished
+        return self._ended is not None
+
+    @property
+    def ended(self) -> Reason | None:
+        """Finished's reason, once it is written."""
+        return self._ended
 
     @property
     def last_seq(self) -> int:
@@ -76,9 +83,9 @@ class Spool:
         """Number and write events in one write. After Finished nothing is written. Raises OSError (disk full)."""
         with self._lock:
             lines: list[str] = []
-            finished = self._finished
+            ended = self._ended
             for event in events:
-                if finished:
+                if ended is not None:
                     break
                 envelope = Envelope(
                     job=self.job,
@@ -89,10 +96,10 @@ class Spool:
                     event=event,
                 )
                 lines.append(envelope.model_dump_json() + "\n")
-                finished = isinstance(event, Finished)
+                ended = event.reason if isinstance(event, Finished) else None
             self._write("".join(lines).encode())
             self._seq += len(lines)
-            self._finished = finished
+            self._ended = ended
         self.wrote.set()
 
     def read(self, offset: int) -> tuple[list[Envelope], int]:
@@ -103,6 +110,16 @@ class Spool:
             data += os.pread(self._file, _READ_BYTES, offset + len(data))
         whole = data[: data.rfind(b"\n") + 1]
         return [Envelope.model_validate_json(line) for line in whole.splitlines()], offset + len(whole)
+
+    def offset_after(self, seq: int) -> int:
+        """Bytes before the event that follows `seq`; the size when there is none."""
+        offset = 0
+        with (self.run_dir / SPOOL_FILE).open("rb") as lines:
+            for line in lines:
+                if _seq_of(line) > seq or offset >= self._size:
+                    break
+                offset += len(line)
+        return offset
 
     def mark_shipped(self, offset: int) -> None:
         """Remember on disk that the sink has taken everything before `offset`."""
@@ -125,16 +142,25 @@ class Spool:
         self._size += written
 
 
-def _end_of(path: Path) -> tuple[int, bool, int]:
-    """(last seq, whether Finished is written, bytes up to the end of the last whole line)."""
-    seq, finished, good = 0, False, 0
+def _end_of(path: Path) -> tuple[int, Reason | None, int]:
+    """(last seq, Finished's reason, bytes up to the end of the last whole line)."""
+    seq, last, good = 0, b"", 0
     with path.open("rb") as lines:
         for line in lines:
-            try:
-                envelope = Envelope.model_validate_json(line)
-            except ValidationError:
+            found = _seq_of(line)
+            if found != seq + 1 or not line.endswith(b"}\n"):
                 break
-            if not line.endswith(b"\n"):
-                break
-            seq, finished, good = envelope.seq, isinstance(envelope.event, Finished), good + len(line)
-    return seq, finished, good
+            seq, last, good = found, line, good + len(line)
+    if not last:
+        return 0, None, 0
+    try:
+        envelope = Envelope.model_validate_json(last)
+    except ValidationError:  # a crash of the machine may leave a line with a hole in it
+        return seq - 1, None, good - len(last)
+    return seq, envelope.event.reason if isinstance(envelope.event, Finished) else None, good
+
+
+def _seq_of(line: bytes) -> int:
+    """The number of a line that this module wrote, 0 of any other; cheaper than to read all of it."""
+    found = _SEQ.search(line)
+    return int(found[1]) if found else 0

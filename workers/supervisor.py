@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from workers.artifacts import ArtifactMissing, ArtifactStore
+from workers.artifacts import ArtifactMissing, ArtifactStore, Withheld
 from workers.child import Child, child_command, child_environment
 from workers.contract.events import Envelope, Finished, Log, Started
 from workers.contract.names import UnsafeURI
 from workers.contract.reasons import Outcome, Reason
-from workers.contract.spec import Order
+from workers.contract.spec import LaunchSpec, Order
+from workers.guard import GRACE_S
+from workers.held import End, Held, Identity, Interruption
 from workers.inputs import localised, write_order
 from workers.listening import Listener
 from workers.nvml import open_nvml
@@ -28,13 +30,11 @@ from workers.sampling import SAMPLE_INTERVAL_S, Sampler
 from workers.shipping import Shipper
 from workers.sinks import EventSink
 from workers.spool import Spool, run_dir_name
+from workers.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-
-Identity = tuple[int, int, str]
-"""(job, attempt, token)."""
 
 LAST_WORD_S = 30.0
 """A child that has said Failed and doesn't end is ended after this."""
@@ -46,56 +46,52 @@ _POLL_S = 0.1
 _WRITE_TRIES = 30
 
 
-class End(NamedTuple):
-    """Why an attempt ends."""
+class Place(NamedTuple):
+    """Where attempts are run, and where what comes of them goes."""
 
-    reason: Reason
-    detail: str = ""
+    runs_dir: Path
+    store: ArtifactStore
+    sink: EventSink
+    spool_limit_bytes: int = 2 * 1024**3
+    """A run whose events and log take more is ended; the log alone is cut off at half of it."""
 
 
 class _Interrupted(Exception):
-    def __init__(self, end: End) -> None:
-        self.end = end
+    def __init__(self, interruption: Interruption) -> None:
+        self.interruption = interruption
+        self.end = interruption.end
 
 
-def run_attempt(
-    order: Order,
-    *,
-    runs_dir: Path,
-    store: ArtifactStore,
-    sink: EventSink,
-    cancel: threading.Event,
-    stop: threading.Event,
-    command: Sequence[str] | None = None,
-) -> Reason | None:
+def run_attempt(order: Order, held: Held, place: Place, command: Sequence[str] | None = None) -> Reason | None:
     """Run one attempt to its end; the reason, or None when it was claimed before (a duplicate delivery).
 
-    `cancel` ends this attempt, `stop` all of this worker's. `command`: run this instead of `workers.runtimes`.
+    `held` tells it what it must know meanwhile. `command`: run this instead of `workers.runtimes`.
     Raises nothing: what goes wrong is in the Finished event.
     """
 
     def carry_out(spool: Spool) -> End:
-        return _Attempt(order, spool, store, cancel, stop).carry_out(command)
+        return _Attempt(order, held, spool, place).carry_out(command)
 
-    return _attempt((order.job, order.attempt, order.token), runs_dir, sink, carry_out)
+    return _attempt(held, place, carry_out)
 
 
-def refuse_attempt(identity: Identity, end: End, *, runs_dir: Path, sink: EventSink) -> Reason | None:
+def refuse_attempt(held: Held, end: End, place: Place) -> Reason | None:
     """End an attempt whose order can't even be read. As `run_attempt`."""
-    return _attempt(identity, runs_dir, sink, lambda _spool: end)
+    return _attempt(held, place, lambda _spool: end)
 
 
-def _attempt(identity: Identity, runs_dir: Path, sink: EventSink, carry_out: Callable[[Spool], End]) -> Reason | None:
-    run_dir = runs_dir.resolve() / run_dir_name(*identity)
+def _attempt(held: Held, place: Place, carry_out: Callable[[Spool], End]) -> Reason | None:
+    run_dir = place.runs_dir.resolve() / run_dir_name(*held.identity)
     try:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         if not _claim(run_dir):
             log.info("Attempt %s was started before; this order is a duplicate.", run_dir.name)
             return None
-        spool = Spool(run_dir, *identity)
+        spool = held.spool = Spool(run_dir, *held.identity)
     except OSError as error:
-        return _refuse_without_disk(identity, sink, f"The node cannot write to {runs_dir}: {error.strerror}.")
-    shipper = Shipper(spool, sink).start()
+        detail = f"The node cannot write to {place.runs_dir}: {error.strerror}."
+        return _refuse_without_disk(held.identity, place.sink, detail)
+    shipper = Shipper(spool, place.sink, held.may_ship).start()
     log.info("Attempt %s starts.", run_dir.name)
     try:
         end = carry_out(spool)
@@ -143,19 +139,19 @@ def _refuse_without_disk(identity: Identity, sink: EventSink, detail: str) -> Re
 class _Attempt:
     """The middle of an attempt, between claim and Finished."""
 
-    def __init__(
-        self, order: Order, spool: Spool, store: ArtifactStore, cancel: threading.Event, stop: threading.Event
-    ) -> None:
+    def __init__(self, order: Order, held: Held, spool: Spool, place: Place) -> None:
         self._order = order
+        self._held = held
         self._spool = spool
         self._run_dir = spool.run_dir
-        self._store = store
-        self._cancel = cancel
-        self._stop = stop
+        self._store = place.store
+        self._most_bytes = place.spool_limit_bytes
 
     def carry_out(self, command: Sequence[str] | None) -> End:
         try:
-            order = self._unless_interrupted(lambda: localised(self._order, self._store))
+            if self._held.lease:
+                self._held.lease.check()  # an order that comes late may be another attempt's by now
+            order = self._unless_told(lambda: localised(self._order, self._store, self._say))
             write_order(order, self._run_dir)
             end = self._run_child(command or child_command(self._run_dir))
             return self._store_results() if end.reason is Reason.COMPLETED else end
@@ -169,15 +165,50 @@ class _Attempt:
     def _run_child(self, command: Sequence[str]) -> End:
         child = Child(command, child_environment(self._order, self._run_dir, os.environ), self._run_dir)
         known_secrets = [self._order.serve_token] if self._order.serve_token else []
-        listener = Listener(self._spool, Redactor(known_secrets), child.output_fd, child.events_fd)
+        uploads = Uploads(self._spool, self._store, self._order.result_uri, self._held.may_store)
+        listener = Listener(
+            self._spool,
+            Redactor(known_secrets),
+            child.output_fd,
+            child.events_fd,
+            uploads.take,
+            log_bytes=self._most_bytes // 2,
+        )
+        uploads.start()
+        told: Interruption | None = None
         try:
             self._spool.append(Started(pid=child.pid, run_dir=str(self._run_dir)))
             listener.start()
             status = self._watch(child, listener)
+        except _Interrupted as interrupted:
+            told = interrupted.interruption
+            status = self._wind_down(child, told)
         finally:
-            child.stop()
+            child.stop(0 if told else GRACE_S)
             listener.join(timeout_s=5)
-        return self._explain(status, listener)
+        end = self._explain(status, listener) if told is None else self._after(told, status)
+        lasting = end.reason not in (Reason.COMPLETED, Reason.CANCELLED, Reason.NODE_LOST)
+        uploads.finish(self._held.stop_grace_s if lasting else 0)
+        return end
+
+    def _wind_down(self, child: Child, told: Interruption) -> int:
+        """Let the child end by itself within the grace period, unless something graver comes; its exit status."""
+        child.ask(told.grace_s)
+        until = time.monotonic() + told.grace_s
+        while (status := child.ended(_POLL_S)) is None and time.monotonic() < until:
+            graver = self._held.told(hard_only=True)
+            if graver and time.monotonic() + graver.grace_s < until:
+                until = time.monotonic() + graver.grace_s
+                child.ask(graver.grace_s)
+        return child.stop(0) if status is None else status
+
+    def _after(self, told: Interruption, status: int) -> End:
+        """A child that came to its end while it was given time has completed; a served model has no such end."""
+        if graver := self._held.told(hard_only=True):
+            return graver.end
+        if told.soft and status == 0 and not isinstance(self._order.spec, LaunchSpec):
+            return End(Reason.COMPLETED)
+        return told.end
 
     def _watch(self, child: Child, listener: Listener) -> int:
         """Sample until the child ends; its exit status. Raises _Interrupted, or OSError when the disk is full."""
@@ -185,7 +216,9 @@ class _Attempt:
         sampler = Sampler(child.guard_pid, self._order.devices, nvml)
         sample_at = time.monotonic() + SAMPLE_INTERVAL_S
         while (status := child.ended(_POLL_S)) is None:
-            self._raise_if_interrupted()
+            self._raise_if_told()
+            if self._spool.size > self._most_bytes:
+                raise _Interrupted(Interruption(End(Reason.CRASHED, self._too_much()), GRACE_S))
             if listener.broken:
                 raise listener.broken
             now = time.monotonic()
@@ -196,10 +229,14 @@ class _Attempt:
                 sample_at = now + SAMPLE_INTERVAL_S
         return status
 
+    def _too_much(self) -> str:
+        limit = f"{self._most_bytes / 1024**2:g} MiB"
+        return f"The run wrote more than {limit} of events and log, the most a run may (LIFTOFF_SPOOL_LIMIT_MIB)."
+
     def _explain(self, status: int, listener: Listener) -> End:
         # A service manager may have told the child to stop before it told us.
-        if status != 0 and (self._cancel.is_set() or self._stop.wait(0.3)):
-            self._raise_if_interrupted()
+        if status != 0 and (self._held.told() or self._held.stop.wait(0.3)):
+            self._raise_if_told()
         if listener.failed:
             said = listener.failed
             reason = said.reason if said.reason.outcome is Outcome.FAILED else Reason.CRASHED
@@ -213,28 +250,30 @@ class _Attempt:
 
     def _store_results(self) -> End:
         def store() -> None:
-            for artifact in upload(self._run_dir, self._order.result_uri, self._store):
+            for artifact in upload(self._run_dir, self._order.result_uri, self._store, self._held.may_store):
                 self._spool.append(artifact)
 
         try:
-            self._unless_interrupted(store)
+            # What is done is done: only a word that can't wait keeps it from being stored.
+            self._unless_told(store, hard_only=True)
+        except Withheld:
+            self._raise_if_told()
+            raise
         except (OSError, UnsafeURI, ImportError) as error:
             return End(Reason.CRASHED, f"The run completed, but its output could not be stored: {error}")
         return End(Reason.COMPLETED)
 
-    def _raise_if_interrupted(self) -> None:
-        if self._cancel.is_set():
-            end = End(Reason.CANCELLED)
-        elif self._stop.is_set():
-            end = End(Reason.WORKER_STOPPED, "The worker was told to stop.")
-        else:
-            return
-        self._spool.append(Log(stream="supervisor", text=f"Stopping: {end.reason.sentence}"))
-        raise _Interrupted(end)
+    def _say(self, text: str) -> None:
+        self._spool.append(Log(stream="supervisor", text=text))
 
-    def _unless_interrupted(self, work: Callable[[], Value]) -> Value:
+    def _raise_if_told(self, hard_only: bool = False) -> None:
+        if interruption := self._held.told(hard_only):
+            self._say(f"Stopping: {interruption.end.reason.sentence}")
+            raise _Interrupted(interruption)
+
+    def _unless_told(self, work: Callable[[], Value], hard_only: bool = False) -> Value:
         """Do slow work that can't be interrupted in a thread that can be left alone."""
-        self._raise_if_interrupted()
+        self._raise_if_told(hard_only)
         results: list[Value] = []
         errors: list[BaseException] = []
 
@@ -249,7 +288,7 @@ class _Attempt:
         while thread.is_alive():
             thread.join(_POLL_S)
             if thread.is_alive():
-                self._raise_if_interrupted()
+                self._raise_if_told(hard_only)
         if errors:
             raise errors[0]
         return results[0]

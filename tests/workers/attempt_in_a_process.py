@@ -7,8 +7,9 @@ from pathlib import Path
 from tests.workers.conftest import FAKE_CHILD, eventually, make_order
 from workers.artifacts import FsspecStore
 from workers.contract.spec import Order
+from workers.held import Held
 from workers.sinks import MemorySink
-from workers.supervisor import run_attempt
+from workers.supervisor import Place, run_attempt
 
 if __name__ == "__main__":
     folder, sink = Path(sys.argv[1]), MemorySink()
@@ -18,12 +19,6 @@ if __name__ == "__main__":
         print(*results[0].values["pids"], flush=True)
 
     threading.Thread(target=tell, daemon=True).start()
-    run_attempt(
-        Order.model_validate(make_order(folder / "store")),
-        runs_dir=folder / "runs",
-        store=FsspecStore(f"file://{folder}/store", (), folder / "cache"),
-        sink=sink,
-        cancel=threading.Event(),
-        stop=threading.Event(),
-        command=[*FAKE_CHILD, sys.argv[2]],
-    )
+    store = FsspecStore(f"file://{folder}/store", (), folder / "cache")
+    order = Order.model_validate(make_order(folder / "store"))
+    run_attempt(order, Held(1, 1), Place(folder / "runs", store, sink), [*FAKE_CHILD, sys.argv[2]])

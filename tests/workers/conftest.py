@@ -21,8 +21,10 @@ from workers.contract.events import Envelope, StreamBatch
 from workers.contract.names import job_stream
 from workers.contract.reasons import Reason
 from workers.contract.spec import Order
+from workers.held import Held
+from workers.leases import Lease, MemoryLeaseBook
 from workers.sinks import MemorySink
-from workers.supervisor import run_attempt
+from workers.supervisor import Place, run_attempt
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -76,23 +78,29 @@ class Bench(NamedTuple):
     sink: MemorySink
     cancel: threading.Event
     stop: threading.Event
+    held: Held
+    book: MemoryLeaseBook
+
+    @property
+    def place(self) -> Place:
+        return Place(self.runs_dir, self.store, self.sink)
+
+    def hold(self, order: Order, lease_s: float = 30) -> Held:
+        """What a desk would make of an order, told by the bench's events."""
+        identity = order.job, order.attempt, order.token
+        held = Held(*identity, stop=self.stop, cancel=self.cancel, preempt=self.held.preempt, revoked=self.held.revoked)
+        held.lease = Lease(self.book, *identity, lease_s, held.revoked, pause=lambda _: None)
+        return held
 
     def order(self, **changes: Any) -> Order:
         return Order.model_validate(make_order(self.store_dir, **changes))
 
-    def run(self, behaviour: str, order: Order | None = None) -> Reason | None:
-        return run_attempt(
-            order or self.order(),
-            runs_dir=self.runs_dir,
-            store=self.store,
-            sink=self.sink,
-            cancel=self.cancel,
-            stop=self.stop,
-            command=[*FAKE_CHILD, behaviour],
-        )
+    def run(self, behaviour: str, order: Order | None = None, place: Place | None = None) -> Reason | None:
+        order = order or self.order()
+        return run_attempt(order, self.hold(order), place or self.place, [*FAKE_CHILD, behaviour])
 
-    def start(self, behaviour: str) -> "Running":
-        running = Running(self, behaviour)
+    def start(self, behaviour: str, order: Order | None = None) -> "Running":
+        running = Running(self, behaviour, order)
         running.start()
         return running
 
@@ -110,13 +118,13 @@ class Bench(NamedTuple):
 class Running(threading.Thread):
     """An attempt in the background."""
 
-    def __init__(self, bench: Bench, behaviour: str) -> None:
+    def __init__(self, bench: Bench, behaviour: str, order: Order | None) -> None:
         super().__init__(daemon=True)
-        self.bench, self.behaviour = bench, behaviour
+        self.bench, self.behaviour, self.order = bench, behaviour, order
         self.reason: Reason | None = None
 
     def run(self) -> None:
-        self.reason = self.bench.run(self.behaviour)
+        self.reason = self.bench.run(self.behaviour, self.order)
 
     def pids(self) -> list[int]:
         """What the child said about its processes."""
@@ -155,7 +163,8 @@ def read_stream(url: str, job: int) -> list[Envelope]:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     store_dir = tmp_path / "store"
     store = FsspecStore(f"file://{store_dir}", (), tmp_path / "cache")
-    made = Bench(tmp_path / "runs", store_dir, store, MemorySink(), threading.Event(), threading.Event())
+    held, sink, book = Held(1, 1), MemorySink(), MemoryLeaseBook()
+    made = Bench(tmp_path / "runs", store_dir, store, sink, held.cancel, held.stop, held, book)
     yield made
     made.stop.set()
 

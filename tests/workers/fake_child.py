@@ -106,6 +106,73 @@ def fail_at_sigterm() -> None:
     time.sleep(300)
 
 
+def checkpoint(step: int) -> None:
+    """As a runtime does: a folder that is whole before it is told."""
+    folder = Path(f"checkpoints/step-{step}")
+    folder.mkdir(parents=True)
+    (folder / "state").write_text(str(step))
+    say(type="checkpoint", step=step, uri="../../elsewhere", bytes=1)
+
+
+def checkpoints() -> None:
+    """One after the other, each when the one before it has left for the store."""
+    for step in range(1, 5):
+        checkpoint(step)
+        while list(Path("checkpoints").iterdir()):
+            time.sleep(0.01)
+    train()
+
+
+def checkpoint_and_crash() -> None:
+    checkpoint(3)
+    sys.exit(1)
+
+
+def save_at_sigterm(seconds: float = 0.0, status: int = 1) -> None:
+    def end(*_: object) -> None:
+        time.sleep(seconds)
+        checkpoint(7)
+        sys.exit(status)
+
+    signal.signal(signal.SIGTERM, end)
+    say(type="result", name="pids", values={"pids": [os.getpid()]})
+    time.sleep(300)
+
+
+def save_slowly_at_sigterm() -> None:
+    """Longer than a cancel would wait."""
+    save_at_sigterm(seconds=4)
+
+
+def complete_at_sigterm() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: (train(), sys.exit(0)))
+    say(type="result", name="pids", values={"pids": [os.getpid()]})
+    time.sleep(300)
+
+
+def print_resume() -> None:
+    print(json.dumps(json.loads(Path("order.json").read_text())["resume"]), flush=True)
+
+
+def many_events() -> None:
+    """More than anyone could want: 60,000 steps, and a value said over and over."""
+    for step in range(60_000):
+        say(type="metric", step=step, values={"loss": float(step)})
+        say(type="progress", done=step, total=60_000)
+    say(type="result", name="last", values={"step": 59_999})
+
+
+def endless_events() -> None:
+    print("x" * 300, flush=True)
+    while True:
+        say(type="result", name="big", values={"text": "x" * 10_000})
+
+
+def endless_log() -> None:
+    for number in range(20_000):
+        print("y" * 390, number, flush=True)
+
+
 def link_out() -> None:
     Path("output").mkdir()
     Path("output/passwords").symlink_to("/etc/passwd")

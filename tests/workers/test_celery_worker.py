@@ -41,6 +41,7 @@ class Node:
             "LIFTOFF_NODE_NAME": self.name,
             "LIFTOFF_HOME": str(folder),
             "LIFTOFF_METRICS_PORT": "0",
+            "LIFTOFF_STOP_GRACE_S": "3",
         }
         self.log = folder / "worker.log"
         self.process: subprocess.Popen[bytes] | None = None

@@ -5,14 +5,14 @@ import threading
 import pytest
 
 from tests.workers.conftest import FAKE_CHILD, check_complete, eventually, make_order
-from workers.contract.events import RunningAttempt
 from workers.contract.reasons import Reason
 from workers.desk import Desk
+from workers.spool import Spool
 
 
 @pytest.fixture
 def desk(bench):
-    made = Desk("testnode", bench.runs_dir, bench.store, bench.sink, FAKE_CHILD)
+    made = Desk("testnode", bench.place, bench.book, FAKE_CHILD)
     yield made
     made.stop.set()
 
@@ -23,7 +23,7 @@ def desk(bench):
         ({"spec_version": 2}, Reason.UNSUPPORTED_SPEC, "spec_version"),
         ({"spec": {"kind": "dream"}}, Reason.UNSUPPORTED_SPEC, "dream"),
         ({"spec": {"kind": "launch", "model": "m", "temperature": -1}}, Reason.INVALID_INPUT, "temperature"),
-        ({"model": None}, Reason.INVALID_INPUT, "model"),
+        ({"model": "tiny"}, Reason.INVALID_INPUT, "model"),
         ({"token": "../up"}, Reason.INVALID_INPUT, "token"),
         ({"node": "other"}, Reason.INVALID_INPUT, "'other'"),
     ],
@@ -57,7 +57,8 @@ def test_a_running_attempt_is_listed_and_can_be_cancelled(desk, bench):
     thread = threading.Thread(target=lambda: reasons.append(desk.start(order)), daemon=True)
     thread.start()
     eventually(lambda: bench.events("result"))
-    assert desk.running() == (RunningAttempt(job=1, attempt=1),)
+    (listed,) = desk.running()
+    assert (listed.job, listed.attempt, listed.last_seq) == (1, 1, bench.sink.envelopes[-1].seq)
     assert desk.start(order) is None
     desk.cancel(1, 2)
     desk.cancel(1, 1)
@@ -70,3 +71,66 @@ def test_after_the_stop_orders_end_at_once(desk, bench):
     desk.stop.set()
     assert desk.start(make_order(bench.store_dir)) is Reason.WORKER_STOPPED
     check_complete(bench.sink.envelopes)
+
+
+def started(desk, bench, behaviour, **changes):
+    """An order at work in the background; the list that its reason comes to."""
+    spec = {"kind": "finetune", "model": "tiny", "dataset": "d", "name": behaviour}
+    order = make_order(bench.store_dir, **{"spec": spec, **changes})
+    reasons = []
+    thread = threading.Thread(target=lambda: reasons.append(desk.start(order)), daemon=True)
+    thread.start()
+    eventually(lambda: bench.events("result"))
+    return reasons
+
+
+def test_a_preempted_attempt_saves_its_work_and_ends(desk, bench):
+    reasons = started(desk, bench, "save_at_sigterm")
+    desk.preempt(1, 1)
+    assert eventually(lambda: reasons) == [Reason.PREEMPTED]
+    check_complete(bench.sink.envelopes)
+    assert [event.step for event in bench.events("checkpoint")] == [7]
+
+
+def test_a_preemption_that_comes_first_is_remembered(desk, bench):
+    desk.preempt(1, 1)
+    assert desk.start(make_order(bench.store_dir)) is Reason.PREEMPTED
+    assert desk.start(make_order(bench.store_dir, attempt=2)) is Reason.COMPLETED
+
+
+def test_a_revoked_attempt_ends_in_silence(desk, bench):
+    reasons = started(desk, bench, "save_at_sigterm", token="mine")
+    desk.revoke(1, 1, "another")
+    assert [it.token for it in desk.running()] == ["mine"]
+    shipped = len(bench.sink.envelopes)
+    desk.revoke(1, 1, "mine")
+    assert eventually(lambda: reasons) == [Reason.NODE_LOST]
+    assert len(bench.sink.envelopes) == shipped
+    assert Spool.of_run_dir(bench.runs_dir / "1-1-mine").ended is Reason.NODE_LOST
+
+
+def test_an_attempt_that_was_revoked_before_it_came_is_never_started(desk, bench):
+    desk.revoke(1, 1, "mine")
+    assert desk.start(make_order(bench.store_dir, token="mine")) is None
+    assert not bench.runs_dir.exists()
+    assert bench.sink.envelopes == []
+
+
+def test_events_are_sent_again_for_a_run_at_work_and_for_one_that_is_over(desk, bench, caplog):
+    reasons = started(desk, bench, "fail_at_sigterm", token="t")
+    first = [envelope.seq for envelope in bench.sink.envelopes]
+    desk.resend(1, 1, "t", 0)
+    eventually(lambda: len(bench.sink.envelopes) >= 2 * len(first))
+    assert [envelope.seq for envelope in bench.sink.envelopes].count(1) == 2
+    desk.cancel(1, 1)
+    assert eventually(lambda: reasons) == [Reason.CANCELLED]
+    last = bench.sink.envelopes[-1]
+
+    desk.resend(1, 1, "t", last.seq - 1)
+    eventually(lambda: bench.sink.envelopes.count(last) == 2)
+    desk.resend(1, 1, "t", 0)
+    eventually(lambda: bench.sink.envelopes.count(last) == 3)
+    assert [envelope.seq for envelope in bench.sink.envelopes][-last.seq :] == list(range(1, last.seq + 1))
+
+    desk.resend(1, 1, "other", 0)
+    assert "its folder is gone" in caplog.text

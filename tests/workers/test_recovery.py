@@ -9,6 +9,7 @@ from tests.workers.conftest import alive, check_complete, eventually
 from workers.child import RUN_ENV
 from workers.contract.events import Finished, Log, Started
 from workers.contract.reasons import Reason
+from workers.leases import MemoryLeaseBook
 from workers.recovery import AlreadyRunning, own_runs, recover
 from workers.sinks import MemorySink
 from workers.spool import Spool
@@ -29,8 +30,8 @@ def leave(runs_dir, name, *events, shipped=False):
     return run_dir
 
 
-def recovered(runs_dir, sink):
-    for shipper in recover(runs_dir, sink):
+def recovered(runs_dir, sink, book=None):
+    for shipper in recover(runs_dir, sink, book or MemoryLeaseBook()):
         assert shipper.wait(20)
     return sink.envelopes
 

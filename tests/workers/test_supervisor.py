@@ -8,9 +8,11 @@ import signal
 import pytest
 
 from tests.workers.conftest import alive, eventually
-from workers.artifacts import measure
+from workers.artifacts import FsspecStore, measure
 from workers.contract.reasons import Reason
 from workers.contract.spec import Order
+from workers.leases import MemoryLeaseBook, Page
+from workers.supervisor import run_attempt
 
 
 def test_a_run_that_completes(bench):
@@ -134,17 +136,8 @@ def test_the_same_numbers_under_another_token_are_another_attempt(bench):
 
 
 def test_a_command_that_cannot_start(bench):
-    from workers.supervisor import run_attempt
-
-    reason = run_attempt(
-        bench.order(),
-        runs_dir=bench.runs_dir,
-        store=bench.store,
-        sink=bench.sink,
-        cancel=bench.cancel,
-        stop=bench.stop,
-        command=["/no/such/python"],
-    )
+    order = bench.order()
+    reason = run_attempt(order, bench.hold(order), bench.place, ["/no/such/python"])
     assert reason is Reason.CRASHED
     assert "/no/such/python" in bench.finished().detail
 
@@ -260,3 +253,160 @@ def test_an_outage_of_the_sink_delays_events_and_loses_none(bench):
     eventually(lambda: bench.events("finished"))
     bench.finished()
     assert [event.step for event in bench.events("metric") if event.step] == list(range(1, 2001))
+
+
+def holders(bench, token="t"):
+    """A book that says this attempt holds its lease."""
+    bench.book.whole, bench.book.holders[1] = True, f"1:{token}"
+    return bench.order(token=token)
+
+
+def test_checkpoints_go_to_the_store_and_the_last_two_stay(bench):
+    assert bench.run("checkpoints", holders(bench)) is Reason.COMPLETED
+    told = bench.events("checkpoint")
+    assert [event.step for event in told] == [1, 2, 3, 4]
+    folder = bench.store_dir / "runs/1-1/checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-3", "step-4"]
+    assert (folder / "step-4/state").read_text() == "4"
+    assert told[-1].uri == "store://runs/1-1/checkpoints/step-4"
+    assert (told[-1].bytes, told[-1].sha256) == measure(folder / "step-4")
+
+
+def test_a_checkpoint_made_just_before_a_crash_is_stored(bench):
+    assert bench.run("checkpoint_and_crash") is Reason.CRASHED
+    assert [event.step for event in bench.events("checkpoint")] == [3]
+    bench.finished()
+
+
+def test_a_checkpoint_that_cannot_be_stored_is_said_and_the_run_goes_on(bench, monkeypatch):
+    put = FsspecStore.put
+
+    def full(self, local, uri, allowed):
+        if "checkpoints" in uri:
+            raise OSError(28, "No space left on device")
+        return put(self, local, uri, allowed)
+
+    monkeypatch.setattr(FsspecStore, "put", full)
+    assert bench.run("checkpoint_and_crash") is Reason.CRASHED
+    assert bench.events("checkpoint") == []
+    assert any("step 3 could not be stored" in line and "No space left" in line for line in bench.log())
+
+
+@pytest.mark.parametrize(("word", "reason"), [("stop", Reason.WORKER_STOPPED), ("preempt", Reason.PREEMPTED)])
+def test_a_soft_stop_gives_time_to_save(bench, word, reason):
+    running = bench.start("save_slowly_at_sigterm")
+    pids = running.pids()
+    (bench.stop if word == "stop" else bench.held.preempt).set()
+    assert running.ended() is reason
+    assert [event.step for event in bench.events("checkpoint")] == [7]
+    assert bench.finished().reason is reason
+    assert not alive(pids[0])
+
+
+def test_a_cancel_during_a_soft_stop_does_not_wait_for_it(bench):
+    running = bench.start("ignore_sigterm")
+    pids = running.pids()
+    bench.stop.set()
+    eventually(lambda: any("Stopping" in line for line in bench.log()))
+    bench.cancel.set()
+    assert running.ended() is Reason.CANCELLED
+    assert [pid for pid in pids if alive(pid)] == []
+
+
+def test_what_comes_to_its_end_while_it_is_stopped_has_completed(bench):
+    running = bench.start("complete_at_sigterm")
+    running.pids()
+    bench.held.preempt.set()
+    assert running.ended() is Reason.COMPLETED
+    assert (bench.store_dir / "runs/1-1/adapter").is_dir()
+
+
+def test_a_served_model_that_is_stopped_has_not_completed(bench):
+    spec = {"kind": "launch", "model": "tiny"}
+    running = bench.start("complete_at_sigterm", bench.order(spec=spec, dataset=None))
+    running.pids()
+    bench.stop.set()
+    assert running.ended() is Reason.WORKER_STOPPED
+
+
+def test_an_attempt_whose_lease_is_anothers_is_killed_and_writes_nothing_more(bench):
+    order = holders(bench)
+    running = bench.start("ignore_sigterm", order)
+    pids = running.pids()
+    shipped = len(bench.sink.envelopes)
+    bench.held.revoked.set()
+    assert running.ended() is Reason.NODE_LOST
+    assert [pid for pid in pids if alive(pid)] == []
+    assert len(bench.sink.envelopes) == shipped
+    assert not (bench.store_dir / "runs").exists()
+    spooled = (bench.runs_dir / "1-1-t/spool.jsonl").read_text().splitlines()
+    assert json.loads(spooled[-1])["event"]["reason"] == "node_lost"
+
+
+def test_an_order_that_comes_too_late_starts_nothing(bench):
+    order = holders(bench)
+    bench.book.holders[1] = "2:another"
+    assert bench.run("train", order) is Reason.NODE_LOST
+    assert bench.sink.envelopes == []
+    assert not (bench.runs_dir / "1-1-t/output").exists()
+
+
+def test_results_are_not_stored_once_the_lease_is_anothers(bench):
+    order = holders(bench)
+
+    class Book(MemoryLeaseBook):
+        """The lease goes to another when the run is over."""
+
+        def read(self, job):
+            saved = (bench.runs_dir / "1-1-t/output/notes.txt").exists()
+            return Page(True, "2:another" if saved else "1:t")
+
+    moved = bench._replace(book=Book())
+    assert moved.run("train", order) is Reason.NODE_LOST
+    assert not (bench.store_dir / "runs").exists()
+    assert bench.events("finished") == []
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_the_store(bench):
+    (bench.store_dir / "old/step-5").mkdir(parents=True)
+    (bench.store_dir / "old/step-5/state").write_text("5")
+    bench.run("print_resume", bench.order(resume={"uri": "store://old/step-5", "step": 5}))
+    (line,) = bench.log()
+    assert json.loads(line) == {"uri": str(bench.store_dir / "old/step-5"), "step": 5, "sha256": None}
+
+
+def test_a_run_whose_checkpoint_is_gone_begins_at_the_beginning_and_says_so(bench):
+    bench.run("print_resume", bench.order(resume={"uri": "store://old/step-5", "step": 5}))
+    word, resume = bench.log()
+    assert "training begins at the beginning: resume: Nothing is at" in word
+    assert resume == "null"
+
+
+def test_a_flood_of_events_is_merged_and_counted(bench):
+    assert bench.run("many_events") is Reason.COMPLETED
+    steps = [event.step for event in bench.events("metric") if event.step is not None]
+    assert len(steps) < 10_000
+    assert steps[-1] == 59_999
+    assert steps == sorted(set(steps))
+    assert bench.events("progress")[-1].done == 59_999
+    assert bench.events("result")[-1].values == {"step": 59_999}
+    merged = sum(int(line.split()[1]) for line in bench.log() if "merged" in line)
+    assert merged + len(steps) == 60_000
+
+
+def test_a_run_that_spools_too_much_ends_with_a_clear_reason(bench):
+    place = bench.place._replace(spool_limit_bytes=1024**2)
+    assert bench.run("endless_events", place=place) is Reason.CRASHED
+    assert "more than 1 MiB of events" in bench.finished().detail
+    assert (bench.runs_dir / "1-1/spool.jsonl").stat().st_size < 20 * 1024**2
+
+
+def test_a_log_that_is_too_long_is_cut_off_and_the_run_goes_on(bench):
+    place = bench.place._replace(spool_limit_bytes=200_000)
+    assert bench.run("endless_log", place=place) is Reason.COMPLETED
+    lines = bench.log()
+    assert any(line.startswith("… the log has reached") for line in lines)
+    assert lines[-1] == "y" * 390 + " 19999"
+    dropped = sum(int(line.split()[1]) for line in lines if line.endswith("lines dropped"))
+    assert dropped + sum(line.startswith("y") for line in lines) == 20_000
+    assert sum(map(len, lines)) < 150_000

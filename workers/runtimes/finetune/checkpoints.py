@@ -4,6 +4,7 @@ RUN_DIR/checkpoints/step-N is written aside, synced and renamed, so it is whole 
 store, nor of why a run is stopped.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -181,10 +182,12 @@ def check_whole(folder: Path, step: int) -> None:
 
 
 def prune(parent: Path) -> None:
-    """Remove all checkpoints but the newest ones."""
+    """Remove all checkpoints but the newest ones; each goes out of sight before it is taken apart."""
     steps = sorted(int(path.name.removeprefix("step-")) for path in parent.glob("step-*"))
     for step in steps[:-KEPT]:
-        shutil.rmtree(parent / f"step-{step}", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (parent / f"step-{step}").rename(parent / ".old")
+        shutil.rmtree(parent / ".old", ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

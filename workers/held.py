@@ -1,0 +1,89 @@
+"""An attempt in a worker's hands: what it may be told while it runs, and what the heart says of it.
+
+Doesn't know how the attempt is run, nor who tells it anything.
+"""
+
+import threading
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from workers.contract.events import RunningAttempt
+from workers.contract.reasons import Reason
+from workers.guard import GRACE_S
+from workers.leases import Lease
+from workers.spool import Spool
+
+STOP_GRACE_S = 20.0
+
+Identity = tuple[int, int, str]
+"""(job, attempt, token)."""
+
+
+class End(NamedTuple):
+    """Why an attempt ends."""
+
+    reason: Reason
+    detail: str = ""
+
+
+class Interruption(NamedTuple):
+    """An end from outside. The child has `grace_s` seconds to end by itself; `soft`: it may save its work first."""
+
+    end: End
+    grace_s: float
+    soft: bool = False
+
+
+@dataclass(eq=False)
+class Held:
+    """Threads may share it."""
+
+    job: int
+    attempt: int
+    token: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Ends all attempts of this worker."""
+    stop_grace_s: float = STOP_GRACE_S
+    """Seconds a child has to save its work when it is preempted or its worker stops."""
+    cancel: threading.Event = field(default_factory=threading.Event)
+    preempt: threading.Event = field(default_factory=threading.Event)
+    revoked: threading.Event = field(default_factory=threading.Event)
+    """The lease is another's: nothing more may be written anywhere but here."""
+    lease: Lease | None = None
+    """None before the order is read; what then is refused needs none."""
+    spool: Spool | None = None
+
+    @property
+    def identity(self) -> Identity:
+        return self.job, self.attempt, self.token
+
+    @property
+    def running(self) -> RunningAttempt:
+        last_seq = self.spool.last_seq if self.spool else 0
+        return RunningAttempt(job=self.job, attempt=self.attempt, token=self.token, last_seq=last_seq)
+
+    def told(self, hard_only: bool = False) -> Interruption | None:
+        """The gravest word so far; `hard_only`: of those that leave no time to save anything."""
+        if self.revoked.is_set():
+            return Interruption(End(Reason.NODE_LOST, "The attempt's lease went to another while it ran."), 0)
+        if self.cancel.is_set():
+            return Interruption(End(Reason.CANCELLED), GRACE_S)
+        if hard_only:
+            return None
+        if self.preempt.is_set():
+            return Interruption(End(Reason.PREEMPTED), self.stop_grace_s, soft=True)
+        if self.stop.is_set():
+            return Interruption(
+                End(Reason.WORKER_STOPPED, "The worker was told to stop."), self.stop_grace_s, soft=True
+            )
+        return None
+
+    def may_ship(self) -> bool:
+        """Whether events may leave the node."""
+        return self.lease.may_ship() if self.lease else not self.revoked.is_set()
+
+    def may_store(self) -> bool:
+        """Whether something may be put into the artifact store; waits while that can't be known."""
+        if self.lease is None:
+            return not self.revoked.is_set()
+        return self.lease.may_store(give_up=lambda: self.told() is not None)
