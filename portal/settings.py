@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from portal.planner.rules import Rules
 from workers.contract.errors import from_pydantic
+from workers.contract.keeping import Limit, Unit, limit_from
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -43,6 +44,14 @@ def _rules(name: str) -> Rules:
         raise ImproperlyConfigured(f"{name}: {' '.join(item.message for item in from_pydantic(error))}") from None
     except ValueError as error:
         raise ImproperlyConfigured(f"{name}: {error}; write a JSON object with some of {known}.") from None
+
+
+def _keep(what: str, *, days: float, size: float, unit: Unit) -> Limit:
+    """How long, and how much of, something is kept."""
+    try:
+        return limit_from(os.environ, what, days=days, size=size, unit=unit)
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from None
 
 
 def _dollars(name: str) -> float | None:
@@ -101,6 +110,13 @@ LIFTOFF_NODE_LOST_S = float(os.environ.get("LIFTOFF_NODE_LOST_S", "30"))
 LIFTOFF_START_TIMEOUT_S = float(os.environ.get("LIFTOFF_START_TIMEOUT_S", "120"))
 LIFTOFF_RULES = _rules("LIFTOFF_RULES")
 LIFTOFF_PRICE_PER_HOUR = _dollars("LIFTOFF_PRICE_PER_HOUR")
+LIFTOFF_KEEP = {
+    "metrics": _keep("METRICS", days=365, size=100_000_000, unit="ROWS"),
+    "logs": _keep("LOGS", days=180, size=50_000_000, unit="ROWS"),
+    "events": _keep("EVENTS", days=730, size=20_000_000, unit="ROWS"),
+    "results": _keep("RESULTS", days=365, size=1000, unit="GIB"),
+}
+"""What of finished jobs is kept, and how long."""
 
 SQLITE_OPTIONS = {
     "transaction_mode": "IMMEDIATE",

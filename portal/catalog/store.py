@@ -113,6 +113,15 @@ def files(uri: str) -> list[tuple[str, int]]:
     return sorted((name.removeprefix(prefix), int(info["size"])) for name, info in found.items())
 
 
+def entries(uri: str) -> list[str]:
+    """Names of what lies directly in a folder, sorted; none where there is no folder."""
+    fs, path = _filesystem(uri)
+    fs.invalidate_cache(path)  # others write there too
+    if not fs.isdir(path):
+        return []
+    return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False))
+
+
 def _filesystem(uri: str) -> tuple[Any, str]:
     fs, path = fsspec.core.url_to_fs(locate(uri))
     return fs, path
