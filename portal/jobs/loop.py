@@ -4,16 +4,16 @@ Knows nothing of events; does not decide anything itself.
 """
 
 import logging
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.conf import settings
 from django.utils import timezone
 
 from portal.fleet.selectors import is_online
-from portal.jobs import dispatch, orders, selectors, services
+from portal.jobs import dispatch, orders, queue, selectors, services
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Attempt
-from portal.jobs.scheduler import Placement, decide
+from portal.jobs.scheduler import Placement, Wait, decide
 from workers.contract.reasons import Reason
 
 log = logging.getLogger(__name__)
@@ -27,17 +27,12 @@ SWEPT = (
 def tick(now: datetime | None = None) -> int:
     """Schedule once. Returns how many attempts were dispatched."""
     now = now or timezone.now()
-    queue = selectors.waiting(now)
-    if not queue:
+    waiting = queue.read(now)
+    if not waiting.jobs:
         return 0
-    started = 0
-    for decision in decide(queue, selectors.fleet(now)):
-        if isinstance(decision, Placement):
-            started += services.allocate(decision)
-        else:
-            seconds = decision.expected_in_s
-            expected = now + timedelta(seconds=seconds) if seconds is not None else None
-            services.wait(decision.job, decision.position, decision.reason, expected)
+    decisions = decide(waiting.jobs, selectors.fleet(now))
+    started = sum(services.allocate(decision) for decision in decisions if isinstance(decision, Placement))
+    queue.tell((decision for decision in decisions if isinstance(decision, Wait)), waiting.told, now)
     return started
 
 

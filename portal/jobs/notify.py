@@ -21,13 +21,23 @@ def job_group(job: int) -> str:
 
 def job_changed(job: int) -> None:
     """After the transaction commits, tell the viewers of this job and of the list."""
-    transaction.on_commit(lambda: _send(job))
+    jobs_changed([job])
 
 
-def _send(job: int) -> None:
-    layer = get_channel_layer()
+def jobs_changed(jobs: list[int]) -> None:
+    """The same for several; those who view the list hear of the first."""
+    transaction.on_commit(lambda: _send(jobs))
+
+
+def _send(jobs: list[int]) -> None:
     try:
-        for group in (job_group(job), ALL_JOBS):
-            async_to_sync(layer.group_send)(group, {"type": "job.changed", "job": job})
+        async_to_sync(_send_all)(jobs)
     except Exception as error:  # Redis is down: viewers catch up with the next message
-        log.warning("could not announce job %s: %s", job, error)
+        log.warning("could not announce %s: %s", ", ".join(f"job {job}" for job in jobs[:5]), error)
+
+
+async def _send_all(jobs: list[int]) -> None:
+    layer = get_channel_layer()
+    for job in jobs:
+        await layer.group_send(job_group(job), {"type": "job.changed", "job": job})
+    await layer.group_send(ALL_JOBS, {"type": "job.changed", "job": jobs[0]})

@@ -12,8 +12,7 @@ from portal.fleet.models import Node
 from portal.fleet.selectors import is_online
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Allocation, Attempt, Job
-from portal.jobs.scheduler import FleetNode, FreeDevice, Waiting
-from workers.contract.spec import JOB_SPEC
+from portal.jobs.scheduler import FleetNode, FreeDevice
 
 
 def jobs(*, status: str = "", kind: str = "", search: str = "") -> QuerySet[Job]:
@@ -51,14 +50,8 @@ def queue_length() -> int:
 def holders() -> dict[int, Job]:
     """Accelerator id → the job that holds it."""
     live = Allocation.objects.filter(released_at=None).select_related("attempt__job")
+    live = live.defer("attempt__order", "attempt__predicted", "attempt__job__spec")
     return {allocation.accelerator_id: allocation.attempt.job for allocation in live}
-
-
-def waiting(now: datetime | None = None) -> list[Waiting]:
-    """The queue in order, as the scheduler wants it; without what waits for its back-off."""
-    due = Q(not_before=None) | Q(not_before__lte=now or timezone.now())
-    rows = Job.objects.filter(due, status=Status.QUEUED).order_by("id").values_list("pk", "spec")
-    return [Waiting(pk, JOB_SPEC.validate_python(spec).resources) for pk, spec in rows]
 
 
 def fleet(now: datetime | None = None) -> list[FleetNode]:

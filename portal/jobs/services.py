@@ -29,7 +29,7 @@ Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
 __all__ = [
     "allocate", "announce", "artifact_stored", "cancel", "checkpoint_stored", "fail_queued", "finish", "is_final",
-    "mark_started", "parse", "preempt", "remark", "report", "submit", "wait",
+    "mark_started", "parse", "preempt", "remark", "report", "submit",
 ]  # fmt: skip
 
 
@@ -167,15 +167,6 @@ def preempt(job_id: int, why: str) -> bool:
         remark(job_id, why)
         transaction.on_commit(lambda: dispatch.preempt(job_id, attempt.number, attempt.node.name))
     return True
-
-
-def wait(job_id: int, position: int, reason: str, expected_start_at: Any) -> None:
-    """Store why a job waits and where it stands; only if that changed."""
-    queued = Job.objects.filter(pk=job_id, status=Status.QUEUED)
-    if queued.exclude(waiting_for=reason[:400], queue_position=position).update(
-        waiting_for=reason[:400], queue_position=position, expected_start_at=expected_start_at
-    ):
-        job_changed(job_id)
 
 
 def _name(spec: Spec) -> str:
