@@ -58,7 +58,7 @@ def memory_bar(memory: Memory) -> Bar:
              line.high)
         for line in memory.lines
     ]  # fmt: skip
-    spoken = ", ".join(f"{NAMES[line.name]} {gib(line.expected)}" for line in memory.lines)
+    spoken = ", ".join(f"{NAMES[line.name]} {gib(line.expected)}" for line in memory.lines if line.expected)
     return Bar(
         parts=parts,
         usable_at=_share(memory.usable, end),

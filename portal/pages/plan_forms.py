@@ -147,6 +147,12 @@ def said(refused: Refused, form: PlanForm | JobForm) -> list[Sentence]:
     ]
 
 
+def waits_for(sentences: list[Sentence]) -> str:
+    """What keeps a form from its plan, as short as it goes."""
+    labels = ", ".join(dict.fromkeys(sentence.label for sentence in sentences if sentence.field))
+    return f"waits for: {labels}" if labels else "waits"
+
+
 def plan_url(request: PlanRequest, carried: dict[str, str] | None = None) -> str:
     """The plan page's address with this question, without what is at its default; one can send it to a colleague."""
     plain = PlanRequest(model=request.model)

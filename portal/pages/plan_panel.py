@@ -19,7 +19,7 @@ from portal.jobs.forms import JobForm
 from portal.jobs.measurements import calibration
 from portal.jobs.plan_names import fleet_for
 from portal.pages.plan_drawing import Bar, memory_bar
-from portal.pages.plan_forms import CARRIED, Sentence, plan_url, said
+from portal.pages.plan_forms import CARRIED, Sentence, plan_url, said, waits_for
 from portal.planner.answer import Plan, PlanAnswer
 from portal.planner.plan import plan
 from workers.contract.errors import Refused, from_pydantic
@@ -68,8 +68,7 @@ class Judged:
     @property
     def waits_for(self) -> str:
         """What is missing, as short as it goes."""
-        labels = ", ".join(dict.fromkeys(sentence.label.lower() for sentence in self.sentences if sentence.field))
-        return f"waits for: {labels}" if labels else "waits"
+        return waits_for(self.sentences)
 
     @property
     def plan(self) -> Plan | None:

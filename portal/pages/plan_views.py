@@ -14,7 +14,7 @@ from portal.accounts.requests import SignedInRequest
 from portal.catalog import selectors as catalog
 from portal.jobs import planning
 from portal.pages.plan_drawing import Bar, Part, memory_bar, time_bar
-from portal.pages.plan_forms import PlanForm, Sentence, plan_url, said
+from portal.pages.plan_forms import PlanForm, Sentence, plan_url, said, waits_for
 from portal.planner.answer import Plan, PlanAnswer
 from portal.planner.request import PlanRequest
 from portal.planner.rules import Rules
@@ -96,6 +96,11 @@ class Outcome:
         names = (each.value for each in self.answer.largest if each.question == "hardware" and each.value)
         name = next(names, None)
         return plan_url(self.request.model_copy(update={"hardware": name, "nodes": 1}), self.carried) if name else ""
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps it from being answered, as short as it goes."""
+        return waits_for(self.sentences)
 
     @property
     def invalid(self) -> str:
