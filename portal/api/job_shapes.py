@@ -145,8 +145,8 @@ class Events(Schema):
     cursor: str = Field(description="Pass it as `since` to get what is newer.")
 
 
-class Point(Schema):
-    """One value of a series."""
+class Point(BaseModel):
+    """One value of a series. Thousands to an answer: a plain model is checked ten times faster than a Schema."""
 
     attempt: int
     seq: int
@@ -155,7 +155,7 @@ class Point(Schema):
     value: float
 
 
-class LogLine(Schema):
+class LogLine(BaseModel):
     """One line of output."""
 
     attempt: int

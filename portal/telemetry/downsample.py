@@ -1,5 +1,6 @@
 """Min–max downsampling: fewer points, no lost peak. Pure."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 
@@ -13,18 +14,19 @@ class Point(TypedDict):
     value: float
 
 
-def min_max(points: list[Point], limit: int) -> list[Point]:
-    """At most `limit` of `points`, in order: of each equal bucket the lowest and the highest.
+def min_max(values: Sequence[float], limit: int) -> list[int]:
+    """Places in `values`, in order, of at most `limit` that draw the same curve: of each equal bucket the lowest and
+    the highest.
 
-    The first and last point always stay, so a curve keeps its ends. `limit` is at least 4.
+    The first and last always stay, so a curve keeps its ends. `limit` is at least 4.
     """
-    if len(points) <= limit:
-        return points
-    inner, buckets = points[1:-1], (limit - 2) // 2
-    kept = [points[0]]
-    for index in range(buckets):
-        bucket = inner[index * len(inner) // buckets : (index + 1) * len(inner) // buckets]
-        low = min(range(len(bucket)), key=lambda i: bucket[i]["value"])
-        high = max(range(len(bucket)), key=lambda i: bucket[i]["value"])
-        kept.extend(bucket[i] for i in sorted({low, high}))
-    return [*kept, points[-1]]
+    if len(values) <= limit:
+        return list(range(len(values)))
+    inner, buckets = len(values) - 2, (limit - 2) // 2
+    kept = [0]
+    for bucket in range(buckets):
+        start, end = 1 + bucket * inner // buckets, 1 + (bucket + 1) * inner // buckets
+        held = values[start:end]
+        low, high = start + held.index(min(held)), start + held.index(max(held))
+        kept.extend(sorted({low, high}))
+    return [*kept, len(values) - 1]

@@ -47,13 +47,19 @@ def metrics(
         rows = rows.filter(name__in=names)
     if attempt is not None:
         rows = rows.filter(attempt__number=attempt)
-    series: dict[str, list[Point]] = {}
+    series: dict[str, list[tuple[int, int, int | None, float, float]]] = {}
     columns = ("name", "attempt__number", "seq", "step", "at", "value")
-    for name, number, seq, step, at, value in (
-        rows.order_by("attempt__number", "seq").values_list(*columns).iterator(5000)
-    ):
-        series.setdefault(name, []).append({"attempt": number, "seq": seq, "step": step, "at": at, "value": value})
-    return {name: min_max(points, max(4, min(max_points, MAX_POINTS))) for name, points in series.items()}
+    for name, *point in rows.order_by("attempt__number", "seq").values_list(*columns):
+        series.setdefault(name, []).append(tuple(point))
+    limit = max(4, min(max_points, MAX_POINTS))
+    return {name: _thinned(points, limit) for name, points in series.items()}
+
+
+def _thinned(points: list[tuple[int, int, int | None, float, float]], limit: int) -> list[Point]:
+    kept = (points[place] for place in min_max([point[-1] for point in points], limit))
+    return [
+        {"attempt": number, "seq": seq, "step": step, "at": at, "value": value} for number, seq, step, at, value in kept
+    ]
 
 
 def log_lines(
