@@ -20,6 +20,7 @@ from workers.exporter import WorkerCollector, start_exporter
 from workers.leases import RedisLeaseBook
 from workers.probe import probe, sample_devices
 from workers.recovery import AlreadyRunning, own_runs, recover
+from workers.retention import Keeper, keep_from
 from workers.settings import SettingsError, WorkerSettings, from_environment
 from workers.shipping import drain
 from workers.sinks import RedisSink
@@ -54,11 +55,12 @@ def serve(settings: WorkerSettings, command: Sequence[str] | None = None) -> int
     Raises SettingsError or AlreadyRunning before anything has begun.
     """
     os.environ.setdefault("LIFTOFF_NODE_ADDRESS", settings.address)
+    keeper = Keeper(settings.runs_dir, settings.artifact_cache_dir, keep_from(os.environ))
     with own_runs(settings.runs_dir):
         sink, book = RedisSink(settings.redis_url), RedisLeaseBook(settings.redis_url)
         profile = _probe(settings)
         recover(settings.runs_dir, sink, book)
-        store = FsspecStore(settings.store, settings.allowed_roots, settings.cache_dir / "artifacts")
+        store = FsspecStore(settings.store, settings.allowed_roots, settings.artifact_cache_dir)
         place = Place(settings.runs_dir, store, sink, settings.spool_limit_bytes)
         desk = Desk(settings.node, place, book, command, settings.stop_grace_s)
         desk.leases.start()
@@ -73,9 +75,11 @@ def serve(settings: WorkerSettings, command: Sequence[str] | None = None) -> int
         register(app, desk)
         worker = make_worker(app, settings.node, len(profile.devices))
         heart.start()
+        keeper.start()
         log.info("Node %s: %s.", settings.node, ", ".join(device.name for device in profile.devices))
         worker.start()
         desk.stop.set()
+        keeper.stop()
         if not drain(_DRAIN_S):
             log.warning("Some events wait on disk; the next start delivers them.")
         heart.stop()

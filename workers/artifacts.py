@@ -4,6 +4,7 @@
 root and the allowed roots, writes below the store root only. Doesn't know what an artifact is for.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -148,6 +149,8 @@ class FsspecStore:
         key = hashlib.sha256(repr((place, sorted(remote.items()))).encode()).hexdigest()
         folder = self._cache / key
         target = folder / PurePosixPath(path).name
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # when it was last used (workers.retention)
         if target.exists():
             return target
         fresh = self._cache / f"{key}.{uuid.uuid4().hex}"

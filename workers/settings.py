@@ -50,6 +50,11 @@ class WorkerSettings:
     def cache_dir(self) -> Path:
         return self.home / "cache"
 
+    @property
+    def artifact_cache_dir(self) -> Path:
+        """What the node fetched from an artifact store afar."""
+        return self.cache_dir / "artifacts"
+
 
 def from_environment(environment: Mapping[str, str]) -> WorkerSettings:
     """Read the LIFTOFF_* variables and REDIS_URL. Raises SettingsError."""
