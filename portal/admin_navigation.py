@@ -12,6 +12,7 @@ PAGES = {
         "fleet.accelerator": ("Accelerators", "memory"),
         "fleet.link": ("Links", "cable"),
         "fleet.preflightreport": ("Preflights", "fact_check"),
+        "fleet.nodeevent": ("Node events", "history_toggle_off"),
     },
     "Catalog": {
         "catalog.modelprofile": ("Models", "neurology"),
@@ -21,6 +22,7 @@ PAGES = {
     "Work": {
         "jobs.job": ("Jobs", "rocket_launch"),
         "jobs.attempt": ("Attempts", "replay"),
+        "jobs.leadership": ("Controllers", "military_tech"),
         "serving.endpoint": ("Endpoints", "chat"),
     },
     "Access": {

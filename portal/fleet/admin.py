@@ -12,7 +12,7 @@ from django.utils import timezone
 from portal.accounts.services import audit
 from portal.admin_base import ModelAdmin, ReadOnlyAdmin, ReadOnlyInline, badge, size
 from portal.fleet import services
-from portal.fleet.models import Accelerator, Link, Node, PreflightReport
+from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport
 from portal.fleet.selectors import is_online, online_since
 
 
@@ -191,3 +191,14 @@ class PreflightReportAdmin(ReadOnlyAdmin[PreflightReport]):
     @admin.display(description="Not ok")
     def troubles(self, report: PreflightReport) -> str:
         return ", ".join(line["name"] for line in report.lines if line["state"] != "ok")
+
+
+@admin.register(NodeEvent)
+class NodeEventAdmin(ReadOnlyAdmin[NodeEvent]):
+    """What happened to the nodes."""
+
+    list_display = ("node", "text", "at")
+    list_filter = ("node", "at")
+    list_select_related = ("node",)
+    search_fields = ("node__name", "text")
+    date_hierarchy = "at"

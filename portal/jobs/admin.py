@@ -5,7 +5,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from portal.admin_base import ReadOnlyAdmin, ReadOnlyInline, badge
-from portal.jobs.models import Allocation, Attempt, Job, Transition
+from portal.jobs.models import Allocation, Attempt, Job, Leadership, Transition
 from workers.contract.reasons import Reason
 
 
@@ -59,10 +59,20 @@ class JobAdmin(ReadOnlyAdmin[Job]):
 class AttemptAdmin(ReadOnlyAdmin[Attempt]):
     """Every try, with its order and its devices."""
 
-    list_display = ("__str__", "node", "reason", "last_seq", "dispatched_at", "started_at", "finished_at")
+    list_display = (
+        "__str__", "node", "reason", "last_seq", "lease_until", "dispatched_at", "started_at", "finished_at",
+    )  # fmt: skip
     list_filter = ("node", "reason", "dispatched_at")
     search_fields = ("=job__id", "job__name", "node__name", "detail")
     inlines = (AllocationInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
         return super().get_queryset(request).select_related("job", "node")
+
+
+@admin.register(Leadership)
+class LeadershipAdmin(ReadOnlyAdmin[Leadership]):
+    """Which controller leads."""
+
+    list_display = ("name", "holder", "term", "until")
+    search_fields = ("name", "holder")

@@ -70,9 +70,10 @@ def node_list(request: SignedInRequest) -> HttpResponse:
 @require_safe
 @login_required
 def node_page(request: SignedInRequest, name: str) -> HttpResponse:
-    """One node, with what its newest preflight found."""
+    """One node, with what its newest preflight found and what happened to it lately."""
     node = _find(name)
-    return render(request, "fleet/node.html", {"shown": _shown(node, holders(), selectors.latest_preflight(node))})
+    shown = _shown(node, holders(), selectors.latest_preflight(node))
+    return render(request, "fleet/node.html", {"shown": shown, "events": selectors.latest_events(node)})
 
 
 @require_POST

@@ -13,8 +13,8 @@ from django.utils import timezone
 from portal.accounts.models import ApiToken, AuditEntry
 from portal.accounts.services import authenticate, create_token
 from portal.catalog.models import ModelProfile
-from portal.fleet.models import Accelerator, Link, Node, PreflightReport
-from portal.jobs.models import Attempt, Job
+from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport
+from portal.jobs.models import Attempt, Job, Leadership
 from portal.serving.models import Endpoint
 from tests.portal.factories import (
     PASSWORD,
@@ -53,6 +53,8 @@ def rows(boss: User) -> None:
     make_job(boss, status="failed", reason="out_of_memory")
     create_token(boss, "laptop")
     Group.objects.create(name="team")
+    NodeEvent.objects.create(node=attempt.node, text="Reports again, after 5 min.")
+    Leadership.objects.create(name="controller", holder="host:1:a", until=timezone.now(), term=1)
     PreflightReport.objects.create(
         node=attempt.node, job_number=1, attempt_number=1, state="warn", took_s=1, at=timezone.now(),
         lines=[{"name": "disk read", "state": "warn", "words": "slow"}],
@@ -64,7 +66,8 @@ def page(model: Any, what: str, *args: Any) -> str:
 
 
 def test_everything_the_inventory_names_has_a_page() -> None:
-    for name in ("fleet.Node", "fleet.Accelerator", "fleet.Link", "fleet.PreflightReport", "catalog.ModelProfile",
+    for name in ("fleet.Node", "fleet.Accelerator", "fleet.Link", "fleet.PreflightReport", "fleet.NodeEvent",
+                 "jobs.Leadership", "catalog.ModelProfile",
                  "catalog.Dataset", "catalog.Adapter", "jobs.Job", "jobs.Attempt", "serving.Endpoint",
                  "accounts.ApiToken", "accounts.AuditEntry"):  # fmt: skip
         assert apps.get_model(name) in OURS

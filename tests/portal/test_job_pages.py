@@ -207,3 +207,25 @@ def test_every_hint_and_error_of_the_form_is_tied_to_its_field(client: Client) -
     for described in page.split('aria-describedby="')[1:]:
         for target in described.split('"')[0].split():
             assert f'id="{target}"' in page
+
+
+def test_a_job_of_several_attempts_shows_each_with_its_node_and_where_it_began(client: Client) -> None:
+    job = make.make_job()
+    first = make.make_attempt(job, node=make.make_node("n1"), reason="node_lost", finished_at=timezone.now())
+    assert 'id="attempts"' not in text(client.get(f"/jobs/{job.pk}/"))
+    first.allocations.update(released_at=timezone.now())
+    make.make_attempt(job, node=make.make_node("n2"), order={"resume": {"uri": "store://c", "step": 40}})
+    page = text(client.get(f"/jobs/{job.pk}/"))
+    table = page.split('id="attempts"')[1].split("</table>")[0]
+    assert all(words in table for words in ("/nodes/n1/", "/nodes/n2/", "resumed from step 40", "stopped reporting"))
+    assert "2, resumed from step 40" in page
+
+
+def test_a_nodes_page_tells_what_happened_there(client: Client) -> None:
+    node = make.make_node("n1")
+    assert 'id="events"' not in text(client.get("/nodes/n1/"))
+    for n in range(25):
+        node.events.create(text=f"Lost job #{n}, attempt 1.")
+    page = text(client.get("/nodes/n1/"))
+    assert "Lost job #24" in page
+    assert "Lost job #4," not in page
