@@ -33,7 +33,7 @@ class Uploads:
         self._spool = spool
         self._store = store
         self._uri = f"{result_uri.rstrip('/')}/{CHECKPOINTS_DIR}"
-        self._allowed = allowed
+        self._may_store = allowed
         self._folder = spool.run_dir / CHECKPOINTS_DIR
         self._stored: list[int] = []
         self._next: int | None = None
@@ -75,13 +75,16 @@ class Uploads:
             try:
                 self._upload(step)
             except Withheld:
-                log.info("Run %s: the checkpoint of step %d is not stored; the lease is lost.", self._name, step)
+                log.info("Run %s: the checkpoint of step %d may not be stored any more.", self._name, step)
             except Exception as error:
                 log.warning("Run %s: the checkpoint of step %d can't be stored.", self._name, step, exc_info=True)
                 with contextlib.suppress(OSError):
                     self._spool.append(
                         Log(stream="supervisor", text=f"The checkpoint of step {step} could not be stored: {error}")
                     )
+
+    def _allowed(self) -> bool:
+        return self._may_store() and not self._closed
 
     @property
     def _name(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from workers.artifacts import ArtifactMissing, FsspecStore, MemoryStore, measure
+from workers.artifacts import ArtifactMissing, FsspecStore, MemoryStore, Withheld, measure
 from workers.contract.names import UnsafeURI
 
 
@@ -157,3 +157,31 @@ def test_a_broken_download_leaves_nothing_that_looks_whole(tmp_path, folder, mon
     monkeypatch.undo()
     assert measure(Path(store.fetch("store://x"))) == (3, FOLDER_HASH)
     assert len(os.listdir(tmp_path / "cache")) == 1
+
+
+def test_what_is_withheld_does_not_appear(store, folder):
+    with pytest.raises(Withheld):
+        store.put(folder, "store://x", lambda: False)
+    assert not store.exists("store://x")
+
+
+def test_what_is_withheld_in_the_middle_leaves_what_was_there(tmp_path, folder):
+    store = FsspecStore(f"file://{tmp_path}/store", (), tmp_path / "cache")
+    store.put(folder, "store://x")
+    (folder / "b.txt").write_text("new")
+    answers = iter([True, False])
+    with pytest.raises(Withheld):
+        store.put(folder, "store://x", lambda: next(answers))
+    assert (tmp_path / "store/x/b.txt").read_text() == "b"
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["x"]
+
+
+def test_what_is_removed_is_gone(store, folder):
+    store.put(folder, "store://x/made")
+    store.put(folder, "store://x/more")
+    store.remove("store://x/made")
+    store.remove("store://x/never")
+    assert not store.exists("store://x/made")
+    assert store.exists("store://x/more/b.txt")
+    with pytest.raises(UnsafeURI):
+        store.remove("store://../x")

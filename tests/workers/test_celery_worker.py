@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -19,7 +20,19 @@ from celery import Celery
 from tests.conftest import missing
 from tests.workers.conftest import HERE, ROOT, alive, check_complete, eventually, make_order, read_stream, redis_client
 from workers.contract.events import Envelope, Heartbeat
-from workers.contract.names import CANCEL_TASK, NODE_STREAM, START_TASK, broker_url, job_stream, node_queue
+from workers.contract.names import (
+    CANCEL_TASK,
+    EPOCH_FIELD,
+    LEASES,
+    NODE_STREAM,
+    PREEMPT_TASK,
+    RESEND_TASK,
+    REVOKE_TASK,
+    START_TASK,
+    broker_url,
+    job_stream,
+    node_queue,
+)
 from workers.contract.reasons import Reason
 
 _jobs = itertools.count(uuid.uuid4().int % 10**9 * 1000)
@@ -85,6 +98,9 @@ class Node:
     def finished(self, job: int) -> Any:
         eventually(lambda: any(it.event.type == "finished" for it in self.events(job)), within_s=120)
         return check_complete(self.events(job))
+
+    def finished_again(self, job: int, expected: list[Envelope]) -> None:
+        eventually(lambda: self.events(job) == expected)
 
     def beats(self) -> list[Heartbeat]:
         entries = redis_client(self.url).xrange(NODE_STREAM)
@@ -182,6 +198,81 @@ def test_sigterm_ends_everything_and_the_worker_leaves(fresh_node):
     assert fresh_node.finished(job).reason is Reason.WORKER_STOPPED
     assert [pid for pid in pids if alive(pid)] == []
     assert fresh_node.beats()[-1].running == ()
+
+
+TRAIN = {"kind": "finetune", "model": "tiny", "dataset": "d"}
+
+
+def test_a_preempted_run_saves_its_work_first(node):
+    job = node.send("", spec={**TRAIN, "name": "save_at_sigterm"})
+    node.pids(job)
+    node._send(PREEMPT_TASK, job, 1)
+    assert node.finished(job).reason is Reason.PREEMPTED
+    (stored,) = [it.event for it in node.events(job) if it.event.type == "checkpoint"]
+    assert (node.folder / "store" / stored.uri.removeprefix("store://") / "state").read_text() == "7"
+
+
+def test_a_worker_that_stops_lets_its_runs_save_their_work(fresh_node):
+    job = fresh_node.send("", spec={**TRAIN, "name": "save_at_sigterm"})
+    fresh_node.pids(job)
+    fresh_node.process.terminate()
+    assert fresh_node.process.wait(30) == 0
+    assert fresh_node.finished(job).reason is Reason.WORKER_STOPPED
+    assert [it.event.step for it in fresh_node.events(job) if it.event.type == "checkpoint"] == [7]
+
+
+def test_heartbeats_name_the_token_and_the_last_event(node):
+    job = node.send("fail_at_sigterm", token="abc")
+    node.pids(job)
+    told = node.events(job)[-1].seq
+
+    def named() -> list[Any]:
+        return [it for beat in node.beats() for it in beat.running if it.job == job and it.last_seq >= told]
+
+    assert eventually(named)[0].token == "abc"
+    node.cancel(job)
+    node.finished(job)
+
+
+def test_a_revoked_run_ends_in_silence(node):
+    job = node.send("ignore_sigterm", token="abc")
+    pids = node.pids(job)
+    before = node.events(job)[-1].seq
+    node._send(REVOKE_TASK, job, 1, "abc")
+    eventually(lambda: not any(alive(pid) for pid in pids))
+    eventually(lambda: all(it.job != job for it in node.beats()[-1].running))
+    sampled = [it for it in node.events(job) if it.seq > before]
+    assert {it.event.type for it in sampled} <= {"metric"}
+
+
+def test_events_that_redis_lost_are_sent_again(node):
+    job = node.send("train", token="abc")
+    node.finished(job)
+    told = node.events(job)
+    redis_client(node.url).delete(job_stream(job))
+    node._send(RESEND_TASK, job, 1, "abc", 2)
+    node.finished_again(job, told[2:])
+
+
+def test_a_worker_that_slept_past_its_lease_finds_it_gone_and_writes_nothing(tmp_path, own_redis):
+    node, client = Node(tmp_path, own_redis.url), redis_client(own_redis.url)
+    try:
+        node.start()
+        job = next(_jobs)
+        client.hset(LEASES, mapping={str(job + 1): "1:abc", EPOCH_FIELD: "1"})
+        assert node.send("ignore_sigterm", token="abc", lease_s=3) == job + 1
+        pids = node.pids(job + 1)
+        node.process.send_signal(signal.SIGSTOP)
+        told = node.events(job + 1)
+        client.hset(LEASES, str(job + 1), "2:other")
+        asleep = time.monotonic()
+        eventually(lambda: time.monotonic() > asleep + 4)
+        node.process.send_signal(signal.SIGCONT)
+        eventually(lambda: not any(alive(pid) for pid in pids))
+        eventually(lambda: node.beats()[-1].running == ())
+        assert node.events(job + 1) == told
+    finally:
+        node.end()
 
 
 def test_after_kill_9_nothing_is_left_and_the_next_start_tells_the_end(fresh_node):

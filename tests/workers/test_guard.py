@@ -92,6 +92,17 @@ def test_a_command_that_ignores_sigterm_is_killed_after_the_grace_period(guarded
     assert [pid for pid in pids if alive(pid)] == []
 
 
+def test_a_grace_period_on_standard_input_counts_for_this_stop_and_may_be_shortened(guarded):
+    process = guarded("sh", "-c", "trap 'echo told' TERM; echo $$; while :; do sleep 0.1; done", grace_s=0.3)
+    pid = int(process.stdout.readline())
+    os.write(process.stdin.fileno(), b"300\n")
+    assert process.stdout.readline() == "told\n"
+    assert alive(pid)
+    os.write(process.stdin.fileno(), b"0\n")
+    assert process.wait(20) == -signal.SIGKILL
+    assert not alive(pid)
+
+
 def test_what_the_command_leaves_behind_is_killed(guarded):
     process = guarded("sh", "-c", "setsid sleep 300 >/dev/null 2>&1 & echo $!")
     left = int(process.stdout.readline())

@@ -93,3 +93,23 @@ def test_the_gate_lets_lines_pass_in_the_long_run_and_counts_the_rest():
     assert len(notices) < 30
     assert lines[-1] == "line 29999"
     assert lines == sorted(lines, key=lambda line: int(line.split()[1]))
+
+
+def test_long_lines_count_for_more():
+    gate = FloodGate(Clock())
+    passed = [line for _ in range(2_000) for line in gate.pass_on("x" * LINE_CHARACTERS) if line.startswith("x")]
+    assert len(passed) == 100
+
+
+def test_a_log_is_cut_off_at_its_limit_and_keeps_its_end():
+    clock = Clock()
+    gate = FloodGate(clock, most_bytes=1_000)
+    out = []
+    for number in range(1_000):
+        clock.now = float(number)
+        out += gate.pass_on(f"{number:0100}")
+    out += gate.end()
+    shown = [line for line in out if not line.startswith("…")]
+    assert shown == [f"{number:0100}" for number in (*range(10), *range(980, 1_000))]
+    assert sum("the log has reached" in line for line in out) == 1
+    assert "… 970 lines dropped" in out

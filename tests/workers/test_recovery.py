@@ -53,6 +53,15 @@ def test_a_tokens_run_is_ended_under_its_token(runs_dir):
     assert [envelope.token for envelope in recovered(runs_dir, MemorySink())] == ["ab12cd", "ab12cd"]
 
 
+def test_a_run_whose_lease_is_anothers_by_now_ends_in_silence(runs_dir):
+    run_dir = leave(runs_dir, "7-1-ab12cd", Log(text="hello"))
+    book = MemoryLeaseBook()
+    book.whole, book.holders[7] = True, "2:other"
+    assert recovered(runs_dir, MemorySink(), book) == []
+    assert Spool.of_run_dir(run_dir).ended is Reason.NODE_LOST
+    assert recovered(runs_dir, MemorySink(), book) == []
+
+
 def test_a_run_with_an_end_keeps_it_and_is_shipped(runs_dir):
     leave(runs_dir, "7-2", Log(text="hello"), Finished(reason=Reason.COMPLETED))
     assert check_complete(recovered(runs_dir, MemorySink())).reason is Reason.COMPLETED

@@ -62,6 +62,46 @@ def test_a_line_cut_off_by_a_crash_is_dropped_and_its_number_used_again(run_dir)
     assert [envelope.seq for envelope in sink.envelopes] == [1, 2, 3]
 
 
+def test_a_shipper_that_is_rewound_sends_again_from_there_and_goes_on(run_dir):
+    spool, sink = Spool(run_dir, 3, 2), MemorySink()
+    spool.append(*[Log(text=f'"seq":{number}') for number in range(9)])
+    shipper = Shipper(spool, sink).start()
+    eventually(lambda: len(sink.envelopes) == 9)
+    assert shipper.rewind(6)
+    eventually(lambda: len(sink.envelopes) == 12)
+    assert shipper.rewind(100)
+    spool.append(DONE)
+    assert shipper.wait(20)
+    assert [envelope.seq for envelope in sink.envelopes] == [*range(1, 10), 7, 8, 9, 10]
+    assert not shipper.rewind(0)
+
+
+def test_what_may_not_be_shipped_stays_on_disk(run_dir):
+    spool, sink, allowed = Spool(run_dir, 3, 2), MemorySink(), threading.Event()
+    allowed.set()
+    shipper = Shipper(spool, sink, allowed.is_set).start()
+    spool.append(Log(text="a"))
+    eventually(lambda: sink.envelopes)
+    allowed.clear()
+    spool.append(Log(text="b"), DONE)
+    assert not shipper.wait(20)
+    assert [envelope.seq for envelope in sink.envelopes] == [1]
+    assert Spool.of_run_dir(run_dir).last_seq == 3
+
+
+def test_a_line_with_a_hole_in_it_is_dropped(run_dir):
+    """As a crash of the machine may leave it."""
+    spool = Spool(run_dir, 3, 2)
+    spool.append(Log(text="a"))
+    whole = spool.size
+    spool.append(Log(text="b" * 100))
+    data = bytearray((run_dir / SPOOL_FILE).read_bytes())
+    data[whole + 70 : whole + 90] = bytes(20)
+    (run_dir / SPOOL_FILE).write_bytes(data)
+    again = Spool.of_run_dir(run_dir)
+    assert (again.last_seq, again.size, again.finished) == (1, whole, False)
+
+
 class Interrupted(MemorySink):
     """Fails every third time."""
 

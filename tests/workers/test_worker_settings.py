@@ -16,6 +16,7 @@ def test_defaults(tmp_path, monkeypatch):
     assert settings.allowed_roots == ()
     assert (settings.metrics_host, settings.metrics_port) == ("127.0.0.1", 9400)
     assert settings.runs_dir == tmp_path / "var/runs" / settings.node
+    assert (settings.stop_grace_s, settings.spool_limit_bytes) == (20, 2 * 1024**3)
 
 
 def test_what_is_given():
@@ -29,8 +30,11 @@ def test_what_is_given():
             "LIFTOFF_ALLOWED_ROOTS": "/mnt/a, s3://b ,",
             "LIFTOFF_METRICS_HOST": "0.0.0.0",
             "LIFTOFF_METRICS_PORT": "0",
+            "LIFTOFF_STOP_GRACE_S": "0.5",
+            "LIFTOFF_SPOOL_LIMIT_MIB": "10",
         }
     )
+    assert (settings.stop_grace_s, settings.spool_limit_bytes) == (0.5, 10 * 1024**2)
     assert settings.node == "gpu-1"
     assert settings.store == "s3://bucket/liftoff"
     assert settings.allowed_roots == ("/mnt/a", "s3://b")
@@ -45,6 +49,9 @@ def test_what_is_given():
         ({"LIFTOFF_NODE_NAME": "GPU 1"}, "LIFTOFF_NODE_NAME: 'GPU 1' is not a name"),
         ({"LIFTOFF_METRICS_PORT": "high"}, "LIFTOFF_METRICS_PORT: 'high' is not a port"),
         ({"LIFTOFF_METRICS_PORT": "70000"}, "LIFTOFF_METRICS_PORT: '70000' is not a port"),
+        ({"LIFTOFF_STOP_GRACE_S": "-1"}, "LIFTOFF_STOP_GRACE_S: '-1' does not work; use a number from 0 to 3600."),
+        ({"LIFTOFF_STOP_GRACE_S": "nan"}, "LIFTOFF_STOP_GRACE_S: 'nan' does not work"),
+        ({"LIFTOFF_SPOOL_LIMIT_MIB": "lots"}, "LIFTOFF_SPOOL_LIMIT_MIB: 'lots' does not work"),
     ],
 )
 def test_mistakes_are_named(wrong, sentence):
