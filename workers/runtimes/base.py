@@ -130,7 +130,12 @@ class Run:
         return self.order.adapter
 
     def phase(self, name: str) -> None:
+        self.say(f"{name[:1].upper()}{name[1:]} …")
         self.emitter.emit(Phase(name=name))
+
+    def say(self, line: str) -> None:
+        """A line for the run's log. Events may have standard output, so it goes to standard error."""
+        print(line, file=sys.stderr, flush=True)
 
     def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
         self.emitter.emit(Progress(done=done, total=total, unit=unit, eta_s=eta_s))
@@ -140,6 +145,9 @@ class Run:
 
     def result(self, name: str, values: Mapping[str, Any]) -> None:
         self.emitter.emit(Result(name=name, values=dict(values)))
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in values.items() if isinstance(value, int | float))
+        if shown:
+            self.say(f"{name.replace('_', ' ')}: {shown}")
 
     def ready(self, url: str, model: str) -> None:
         self.emitter.emit(Ready(url=url, model=model))
