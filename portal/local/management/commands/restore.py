@@ -12,7 +12,6 @@ from portal.local.backup.restore import restore
 
 class Command(BaseCommand):
     help = "Restore a backup into an empty database, or with --replace in place of what it has. Stop the portal first."
-    requires_migrations_checks = False
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help="What `manage.py backup` made.")
