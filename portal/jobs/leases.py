@@ -45,10 +45,17 @@ class Hearing:
         self._last = 0.0
         self._last_wall = now()
 
-    def heard(self) -> None:
-        """The nodes' stream was read to its end just now, and what it said is stored."""
+    def listening(self) -> tuple[float, datetime]:
+        """The moment at which a reading begins, by both clocks."""
+        return self._clock(), self._now()
+
+    def heard(self, began: tuple[float, datetime] | None = None) -> None:
+        """The nodes' stream was read to its end, and what it said is stored. `began`: that reading; none is just now.
+
+        What came while it was being stored is of the next reading.
+        """
         with self._lock:
-            at, wall = self._clock(), self._now()
+            at, wall = began or self.listening()
             passed = at - self._last
             jumped = abs((wall - self._last_wall).total_seconds() - passed) > JUMP_S
             if self._since is None or passed > BREAK_S or jumped:
@@ -60,13 +67,12 @@ class Hearing:
         with self._lock:
             self._since = None
 
-    def whole_lease(self) -> bool:
-        """Whether a node that was silent all this time has had a lease's length to be heard."""
+    def whole_lease(self) -> datetime | None:
+        """The moment up to which the nodes were heard, if they were for a lease's length without a break; else None."""
         with self._lock:
-            at = self._clock()
-            if self._since is None or at - self._last > BREAK_S:
-                return False
-            return at - self._since >= lease_s()
+            if self._since is None or self._clock() - self._last > BREAK_S:
+                return None
+            return self._last_wall if self._last - self._since >= lease_s() else None
 
 
 @dataclass(frozen=True)
@@ -108,19 +114,23 @@ def renew(beats: dict[str, Heartbeat], live: list[Held], now: datetime) -> None:
         Attempt.objects.filter(pk__in=named, finished_at=None).update(lease_until=until)
 
 
-def expire(now: datetime | None = None) -> int:
-    """End every attempt whose lease has lapsed; how many. Only for a controller that heard the nodes for a lease."""
-    now = now or timezone.now()
+def expire(heard: datetime | None = None) -> int:
+    """End every attempt whose lease had lapsed when the nodes were last `heard` (none: now); how many.
+
+    Only for a controller that heard them for a whole lease. What a node has said since may be on its way.
+    """
+    now = heard or timezone.now()
     whole = timedelta(seconds=lease_s())
     # A clock that went back would let a lost attempt live as long as the jump.
-    Attempt.objects.filter(finished_at=None, lease_until__gt=now + whole).update(lease_until=now + whole)
+    longest = max(now, timezone.now()) + whole
+    Attempt.objects.filter(finished_at=None, lease_until__gt=longest).update(lease_until=longest)
     columns = ("job_id", "number", "lease_until", "dispatched_at", "node__name", "node__last_seen_at")
     live = Attempt.objects.filter(finished_at=None).select_related("node").only(*columns)
     lapsed = [attempt for attempt in live if _lapsed(attempt, now, whole)]
     for attempt in lapsed:
         node: Node = attempt.node
         seen = f"was last seen at {node.last_seen_at:%H:%M:%S} UTC" if node.last_seen_at else "was never seen"
-        if finish(attempt.job_id, attempt.number, Reason.NODE_LOST, f"Node {node.name} {seen}.", now):
+        if finish(attempt.job_id, attempt.number, Reason.NODE_LOST, f"Node {node.name} {seen}."):
             note(node, f"Lost job #{attempt.job_id}, attempt {attempt.number}: its lease lapsed; the node {seen}.")
     return len(lapsed)
 

@@ -92,9 +92,10 @@ class Ingest:
         self._pending &= set(streams)
         again = {stream: "0" for stream in streams if stream in self._pending}
         done = self._read(again, block=None) if again else 0
+        began = self._hearing.listening()
         done += self._read(dict.fromkeys(streams, ">"), block=BLOCK_MS)
         if NODE_STREAM in self._known and not {NODE_STREAM} & (self._pending | self._behind):
-            self._hearing.heard()
+            self._hearing.heard(began)
         return done
 
     def _begin_anew(self) -> None:

@@ -22,10 +22,10 @@ def upkeep(term: int, hearing: leases.Hearing) -> None:
     """One round of a controller that leads for the `term`-th time and has heard the nodes by `hearing`."""
     heard = hearing.whole_lease()
     _try(lambda: _leases(term))
-    _try(lambda: loop.sweep(give_up=heard))
+    _try(lambda: loop.sweep(give_up=heard is not None))
     _try(gaps.chase)
     if heard:
-        _try(leases.expire)
+        _try(lambda: leases.expire(heard))
 
 
 def _leases(term: int) -> None:

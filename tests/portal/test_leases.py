@@ -98,6 +98,14 @@ def test_an_outage_a_sleep_or_a_clock_that_jumps_begins_the_lease_anew(hearing: 
     assert hearing.whole_lease()
 
 
+def test_what_came_while_the_last_reading_was_stored_is_not_silence(hearing: Hearing, time: Time) -> None:
+    hear(hearing, time, lease_s() + 1)
+    began = hearing.listening()
+    time.pass_(BREAK_S - 1)
+    hearing.heard(began)
+    assert hearing.whole_lease() == began[1]
+
+
 def test_a_heartbeat_that_names_it_renews_and_silence_ends_it_at_once_with_its_devices(attempt: Attempt) -> None:
     now = timezone.now()
     for n in range(5):
