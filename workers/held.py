@@ -48,7 +48,8 @@ class Held:
     cancel: threading.Event = field(default_factory=threading.Event)
     preempt: threading.Event = field(default_factory=threading.Event)
     revoked: threading.Event = field(default_factory=threading.Event)
-    """The lease is another's: nothing more may be written anywhere but here."""
+    """The lease is another's: nothing more may be stored. What was said until then is told all the same; the portal
+    keeps it and lets it change nothing."""
     lease: Lease | None = None
     """None before the order is read; what then is refused needs none."""
     spool: Spool | None = None
@@ -77,10 +78,6 @@ class Held:
                 End(Reason.WORKER_STOPPED, "The worker was told to stop."), self.stop_grace_s, soft=True
             )
         return None
-
-    def may_ship(self) -> bool:
-        """Whether events may leave the node."""
-        return self.lease.may_ship() if self.lease else not self.revoked.is_set()
 
     def may_store(self) -> bool:
         """Whether something may be put into the artifact store; waits while that can't be known."""

@@ -162,12 +162,6 @@ class Lease:
             self._read_at = began
             return Standing.HELD if page.whole else Standing.UNKNOWN
 
-    def may_ship(self) -> bool:
-        """Whether events may go out: yes, unless the lease is lost; read first when that is in doubt."""
-        if self.doubtful:
-            self.check()
-        return not self.lost.is_set()
-
     def may_store(self, give_up: Callable[[], bool]) -> bool:
         """Whether something may be put in the store now: always read first.
 

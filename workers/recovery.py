@@ -44,7 +44,7 @@ def own_runs(runs_dir: Path) -> IO[str]:
 def recover(runs_dir: Path, sink: EventSink, book: LeaseBook) -> list[Shipper]:
     """End the runs without an end as worker_stopped, kill their processes, ship what wasn't shipped.
 
-    A run whose lease is another's by now ends as node_lost, and nothing of it is shipped.
+    A run whose lease is another's by now ends as node_lost; the portal keeps what it said and lets it change nothing.
     """
     shippers = []
     for run_dir in sorted(runs_dir.glob("*-*")):
@@ -57,7 +57,7 @@ def recover(runs_dir: Path, sink: EventSink, book: LeaseBook) -> list[Shipper]:
             killed = kill_run(run_dir)
             spool.append(_end_of(spool, book))
             log.warning("Attempt %s was left behind; ended it (%d processes killed).", run_dir.name, killed)
-        if spool.shipped < spool.size and spool.ended is not Reason.NODE_LOST:
+        if spool.shipped < spool.size:
             shippers.append(Shipper(spool, sink).start())
         else:
             spool.close()

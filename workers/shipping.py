@@ -8,7 +8,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,11 +33,9 @@ class Shipper:
     """Events delivered by this process."""
     _count_lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, spool: Spool, sink: EventSink, allowed: Callable[[], bool] = lambda: True) -> None:
-        """`allowed` is asked before each batch; a no is for ever, and what is left stays on disk."""
+    def __init__(self, spool: Spool, sink: EventSink) -> None:
         self._spool = spool
         self._sink = sink
-        self._allowed = allowed
         self._offset = min(spool.shipped, spool.size)
         self._rewind_to: int | None = None
         self._rewind_lock = threading.Lock()
@@ -82,13 +79,13 @@ class Shipper:
             if self._rewind_to is not None:
                 self._offset = min(self._offset, self._rewind_to)
                 self._rewind_to = None
-            self._over = self._spool.finished and (self.waiting_bytes == 0 or not self._allowed())
+            self._over = self._spool.finished and self.waiting_bytes == 0
             return self._over
 
     def _run(self) -> None:
         try:
             while not self._ended():
-                if self.waiting_bytes == 0 or not self._allowed():
+                if self.waiting_bytes == 0:
                     self._spool.wrote.wait(1.0)
                     time.sleep(LINGER_S)
                 self._spool.wrote.clear()
@@ -108,7 +105,7 @@ class Shipper:
         retry_s = FIRST_RETRY_S
         while self.waiting_bytes and self._rewind_to is None:
             envelopes, end = self._spool.read(self._offset)
-            if not envelopes or not self._allowed():
+            if not envelopes:
                 return
             try:
                 self._sink.ship(envelopes)

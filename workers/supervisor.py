@@ -91,7 +91,7 @@ def _attempt(held: Held, place: Place, carry_out: Callable[[Spool], End]) -> Rea
     except OSError as error:
         detail = f"The node cannot write to {place.runs_dir}: {error.strerror}."
         return _refuse_without_disk(held.identity, place.sink, detail)
-    shipper = Shipper(spool, place.sink, held.may_ship).start()
+    shipper = Shipper(spool, place.sink).start()
     log.info("Attempt %s starts.", run_dir.name)
     try:
         end = carry_out(spool)

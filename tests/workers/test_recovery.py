@@ -53,12 +53,13 @@ def test_a_tokens_run_is_ended_under_its_token(runs_dir):
     assert [envelope.token for envelope in recovered(runs_dir, MemorySink())] == ["ab12cd", "ab12cd"]
 
 
-def test_a_run_whose_lease_is_anothers_by_now_ends_in_silence(runs_dir):
-    run_dir = leave(runs_dir, "7-1-ab12cd", Log(text="hello"))
+def test_a_run_whose_lease_is_anothers_by_now_ends_as_lost_and_what_it_said_is_told(runs_dir):
+    leave(runs_dir, "7-1-ab12cd", Log(text="hello"))
     book = MemoryLeaseBook()
     book.whole, book.holders[7] = True, "2:other"
-    assert recovered(runs_dir, MemorySink(), book) == []
-    assert Spool.of_run_dir(run_dir).ended is Reason.NODE_LOST
+    said = recovered(runs_dir, MemorySink(), book)
+    assert [envelope.event.type for envelope in said] == ["log", "finished"]
+    assert check_complete(said).reason is Reason.NODE_LOST
     assert recovered(runs_dir, MemorySink(), book) == []
 
 

@@ -76,19 +76,6 @@ def test_a_shipper_that_is_rewound_sends_again_from_there_and_goes_on(run_dir):
     assert not shipper.rewind(0)
 
 
-def test_what_may_not_be_shipped_stays_on_disk(run_dir):
-    spool, sink, allowed = Spool(run_dir, 3, 2), MemorySink(), threading.Event()
-    allowed.set()
-    shipper = Shipper(spool, sink, allowed.is_set).start()
-    spool.append(Log(text="a"))
-    eventually(lambda: sink.envelopes)
-    allowed.clear()
-    spool.append(Log(text="b"), DONE)
-    assert not shipper.wait(20)
-    assert [envelope.seq for envelope in sink.envelopes] == [1]
-    assert Spool.of_run_dir(run_dir).last_seq == 3
-
-
 def test_a_line_with_a_hole_in_it_is_dropped(run_dir):
     """As a crash of the machine may leave it."""
     spool = Spool(run_dir, 3, 2)
