@@ -93,7 +93,7 @@ class Adapter(models.Model):
     uri = models.CharField(max_length=500)
     sha256 = models.CharField(max_length=64, blank=True)
     disk_bytes = models.PositiveBigIntegerField(default=0)
-    job_number = models.PositiveBigIntegerField(null=True, blank=True, help_text="The job that made it.")
+    job_number = models.PositiveBigIntegerField(null=True, blank=True, db_index=True, help_text="The job that made it.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

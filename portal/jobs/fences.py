@@ -42,7 +42,7 @@ def publish(epoch: int) -> bool:
     """
     # The hash is read first: an attempt that ends meanwhile is taken from it twice, never put back.
     found: dict[str, str] = client().hgetall(LEASES)  # type: ignore[assignment]
-    live = Attempt.objects.filter(finished_at=None).values_list("job_id", "number", "token")
+    live = Attempt.objects.filter(finished_at=None).order_by().values_list("job_id", "number", "token")
     wanted = {str(job): _value(number, token) for job, number, token in live}
     if EPOCH_FIELD not in found or found[EPOCH_FIELD] != str(epoch):
         with client().pipeline(transaction=True) as pipe:

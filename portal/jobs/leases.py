@@ -125,7 +125,7 @@ def expire(heard: datetime | None = None) -> int:
     longest = max(now, timezone.now()) + whole
     Attempt.objects.filter(finished_at=None, lease_until__gt=longest).update(lease_until=longest)
     columns = ("job_id", "number", "lease_until", "dispatched_at", "node__name", "node__last_seen_at")
-    live = Attempt.objects.filter(finished_at=None).select_related("node").only(*columns)
+    live = Attempt.objects.filter(finished_at=None).select_related("node").only(*columns).order_by()
     lapsed = [attempt for attempt in live if _lapsed(attempt, now, whole)]
     for attempt in lapsed:
         node: Node = attempt.node

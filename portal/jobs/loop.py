@@ -43,7 +43,7 @@ def sweep(now: datetime | None = None, *, give_up: bool = True) -> None:
     """
     now = now or timezone.now()
     live = Attempt.objects.filter(finished_at=None, job__status__in=HOLDS_DEVICES).select_related("job", "node")
-    for attempt in live.only(*SWEPT):
+    for attempt in live.only(*SWEPT).order_by():
         job, node = attempt.job, attempt.node
         waited_s = (now - attempt.dispatched_at).total_seconds()
         if not is_online(node, now):

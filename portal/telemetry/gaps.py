@@ -23,7 +23,8 @@ PATIENCE_S = 60
 def chase(now: datetime | None = None) -> None:
     """Ask for every missing event once more. Gives up only where the node could be asked."""
     now = now or timezone.now()
-    for attempt in Attempt.objects.filter(gap_since__isnull=False).select_related("job", "node").defer("order"):
+    rows = Attempt.objects.filter(gap_since__isnull=False).order_by("gap_since")
+    for attempt in rows.select_related("job", "node").defer("order"):
         sent = dispatch.resend(attempt.job_id, attempt.number, attempt.token, attempt.last_seq, attempt.node.name)
         assert attempt.gap_since is not None
         if sent and now - attempt.gap_since > timedelta(seconds=PATIENCE_S):

@@ -194,7 +194,7 @@ def recent_jobs() -> list[int]:
     """Jobs whose streams may hold something new: those under way, and those that ended within LATE_S."""
     ended = Job.objects.filter(finished_at__gte=timezone.now() - timedelta(seconds=LATE_S), attempt_number__gt=0)
     live = Job.objects.filter(status__in=LIVE, attempt_number__gt=0)
-    return [*live.values_list("pk", flat=True), *ended.values_list("pk", flat=True)]
+    return [pk for rows in (live, ended) for pk in rows.order_by().values_list("pk", flat=True)]
 
 
 def lag_seconds() -> float:
