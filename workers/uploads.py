@@ -91,7 +91,11 @@ class Uploads:
         return self._spool.run_dir.name
 
     def _upload(self, step: int) -> None:
-        leaving = self._set_aside(step)
+        try:
+            leaving = self._set_aside(step)
+        except FileNotFoundError:
+            log.info("Run %s: the checkpoint of step %d was removed for newer ones.", self._name, step)
+            return
         if not self._allowed():
             raise Withheld
         uri = f"{self._uri}/step-{step}"
