@@ -159,12 +159,15 @@ class Faults:
 
     def repeat_orders(self, fault: Injected, pick: float) -> Undo | None:
         """Every order of the round's last attempts comes once more, the newest first."""
+        from django.db import connection
+
         from portal.jobs import dispatch, orders
         from portal.jobs.models import Attempt
         from workers.contract.names import START_TASK
 
         if self._down & {"postgres", "redis"}:
             raise _Skip("postgres or redis is down")
+        connection.close()  # the one of before may have been cut
         attempts = list(Attempt.objects.select_related("job", "node").order_by("-pk")[: 4 + int(pick * 8)])
         fault.target = f"{len(attempts)} orders"
         for attempt in attempts:
@@ -174,11 +177,14 @@ class Faults:
 
     def repeat_events(self, fault: Injected, pick: float) -> Undo | None:
         """Entries of jobs' streams and of the nodes' come once more, in another order."""
+        from django.db import connection
+
         from portal.jobs.models import Job
 
         if self._down & {"postgres", "redis"}:
             raise _Skip("postgres or redis is down")
         draw = random.Random(pick)
+        connection.close()
         client = self.stack.redis.client()
         repeated = 0
         jobs = Job.objects.filter(attempt_number__gt=0).order_by("-pk").values_list("pk", flat=True)[:8]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import redis
+from django.db import connection
 from django.db.models import F
 
 from portal.catalog.models import Adapter
@@ -46,6 +47,7 @@ _CAUSES = {
 
 def violations(stack: Stack, played: Round) -> dict[str, list[str]]:
     """Invariant → where it is broken; only broken ones are in it."""
+    connection.close()  # the one of before may have been cut
     checks: dict[str, Callable[[], list[str]]] = {
         "nothing waits for ever": lambda: played.stuck,
         "every end is explained": lambda: list(_unexplained(played)),
@@ -174,7 +176,7 @@ def _late_writes(stack: Stack, played: Round) -> Iterator[str]:
         if attempt.finished_at is None or attempt.reason not in (Reason.NODE_LOST, Reason.NEVER_STARTED):
             continue
         ended = attempt.finished_at.timestamp()
-        kinds = ("artifact", "result", "ready", "checkpoint")
+        kinds = ("artifact", "checkpoint")
         for event in AttemptEvent.objects.filter(attempt=attempt, type__in=kinds, at__gt=ended + WRITE_S):
             yield f"{attempt} said {event.type} {event.at - ended:.1f} s after it had lost its lease"
         folder = stack.home / "store" / attempt.order["result_uri"].removeprefix("store://")

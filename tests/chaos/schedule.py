@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
-LEASE_S = 4.0
+LEASE_S = 6.0
 """Seconds of a lease in a round."""
 
 
@@ -48,7 +48,7 @@ _WEIGHTS = {
 
 _HOLD_S = {
     Kind.PAUSE_WORKER: (LEASE_S * 1.5, LEASE_S * 2),
-    Kind.PAUSE_CONTROLLER: (7.0, 9.0),
+    Kind.PAUSE_CONTROLLER: (7.0, 10.0),
     Kind.FILL_DISK: (1.0, 3.0),
 }
 """How long a fault lasts; the others are over within two seconds."""

@@ -106,6 +106,6 @@ def _real(hurt_ends: frozenset[Reason]) -> Work:
         "learning_rate": 0.01,
         "evaluate": False,
         "checkpoint_every": 3,
-        "retry": _PATIENT,
+        "retry": {**_PATIENT, "after_crash": True},
     }
     return Work("real", spec, 0.0, _UNHURT, hurt_ends)
