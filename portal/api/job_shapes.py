@@ -80,6 +80,19 @@ class Change(Schema):
     attempt: int
 
 
+class Try(Schema):
+    """One attempt at a job."""
+
+    number: int
+    node: str
+    resumed_from: int | None = Field(description="The step whose checkpoint it went on from; null for the start.")
+    reason: str | None
+    sentence: str | None = Field(description="The reason in words.")
+    detail: str
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
 class Artifact(Schema):
     """Something a run put in the artifact store."""
 
@@ -121,6 +134,7 @@ class JobOut(JobRow):
     devices: list[str]
     spec: JobSpec
     timeline: list[Change]
+    attempts: list[Try]
     results: dict[str, dict[str, Any]]
     artifacts: list[Artifact]
     adapter: str | None = Field(description="Name of the adapter it made.")

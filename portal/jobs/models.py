@@ -54,10 +54,6 @@ class Job(models.Model):
         """The sentence of the reason it ended for; empty while it lives."""
         return Reason(self.reason).sentence if self.reason else ""
 
-    def tries(self) -> "list[Attempt]":
-        """Its attempts with their nodes, in order."""
-        return list(self.attempts.select_related("node").order_by("number"))
-
     def took_s(self) -> float | None:
         """Seconds from start to end; None when it never did both."""
         return (self.finished_at - self.started_at).total_seconds() if self.started_at and self.finished_at else None

@@ -174,6 +174,19 @@ def snapshot(job: Job) -> dict[str, Any]:
             }
             for change in job.transitions.all()
         ],
+        "attempts": [
+            {
+                "number": one.number,
+                "node": one.node.name,
+                "resumed_from": one.resumed_from(),
+                "reason": one.reason or None,
+                "sentence": one.get_sentence() or None,
+                "detail": one.detail,
+                "started_at": _iso(one.started_at),
+                "finished_at": _iso(one.finished_at),
+            }
+            for one in job.attempts.select_related("node").order_by("number")
+        ],
         "results": results(job),
         "artifacts": artifacts(job),
         "adapter": adapter,

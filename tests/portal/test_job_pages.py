@@ -229,3 +229,12 @@ def test_a_nodes_page_tells_what_happened_there(client: Client) -> None:
     page = text(client.get("/nodes/n1/"))
     assert "Lost job #24" in page
     assert "Lost job #4," not in page
+
+
+def test_rest_tells_of_every_attempt() -> None:
+    job = make.make_job()
+    make.make_attempt(job, node=make.make_node("n1"), reason="node_lost", finished_at=timezone.now())
+    make.make_attempt(job, node=make.make_node("n2"), order={"resume": {"uri": "store://c", "step": 40}})
+    first, second = snapshot(job)["attempts"]
+    assert (first["node"], first["reason"], first["resumed_from"]) == ("n1", "node_lost", None)
+    assert (second["number"], second["reason"], second["resumed_from"]) == (2, None, 40)
