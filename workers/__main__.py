@@ -17,6 +17,7 @@ from workers.beats import Heart
 from workers.contract.events import NodeProfile
 from workers.desk import Desk
 from workers.exporter import WorkerCollector, start_exporter
+from workers.held import Place
 from workers.leases import RedisLeaseBook
 from workers.probe import probe, sample_devices
 from workers.recovery import AlreadyRunning, own_runs, recover
@@ -24,7 +25,6 @@ from workers.retention import Keeper, keep_from
 from workers.settings import SettingsError, WorkerSettings, from_environment
 from workers.shipping import drain
 from workers.sinks import RedisSink
-from workers.supervisor import Place
 from workers.tasks import register
 
 log = logging.getLogger("workers")

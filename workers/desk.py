@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from workers.contract.events import RunningAttempt
 from workers.contract.reasons import Reason
 from workers.contract.spec import Order, UnknownVersion
-from workers.held import STOP_GRACE_S, End, Held, Identity
+from workers.held import STOP_GRACE_S, End, Held, Identity, Place
 from workers.leases import Lease, LeaseBook, LeaseWatch
 from workers.shipping import send_again
 from workers.spool import run_dir_name
-from workers.supervisor import Place, refuse_attempt, run_attempt
+from workers.supervisor import refuse_attempt, run_attempt
 
 log = logging.getLogger(__name__)
 

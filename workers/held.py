@@ -1,16 +1,19 @@
-"""An attempt in a worker's hands: what it may be told while it runs, and what the heart says of it.
+"""An attempt in a worker's hands: its place, what it may be told while it runs, what the heart says of it.
 
 Doesn't know how the attempt is run, nor who tells it anything.
 """
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+from workers.artifacts import ArtifactStore
 from workers.contract.events import RunningAttempt
 from workers.contract.reasons import Reason
 from workers.guard import GRACE_S
 from workers.leases import Lease
+from workers.sinks import EventSink
 from workers.spool import Spool
 
 STOP_GRACE_S = 20.0
@@ -32,6 +35,16 @@ class Interruption(NamedTuple):
     end: End
     grace_s: float
     soft: bool = False
+
+
+class Place(NamedTuple):
+    """Where attempts are run, and where what comes of them goes."""
+
+    runs_dir: Path
+    store: ArtifactStore
+    sink: EventSink
+    spool_limit_bytes: int = 2 * 1024**3
+    """A run whose events and log take more is ended; the log alone is cut off at half of it."""
 
 
 @dataclass(eq=False)

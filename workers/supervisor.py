@@ -11,16 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from workers.artifacts import ArtifactMissing, ArtifactStore, Withheld
+from workers.artifacts import ArtifactMissing, Withheld
 from workers.child import Child, child_command, child_environment
 from workers.contract.events import Envelope, Finished, Log, Started
 from workers.contract.names import UnsafeURI
 from workers.contract.reasons import Outcome, Reason
 from workers.contract.spec import LaunchSpec, Order
 from workers.guard import GRACE_S
-from workers.held import End, Held, Identity, Interruption
+from workers.held import End, Held, Identity, Interruption, Place
 from workers.inputs import localised, write_order
 from workers.listening import Listener
 from workers.nvml import open_nvml
@@ -44,16 +44,6 @@ SHIPPING_S = 2.0
 
 _POLL_S = 0.1
 _WRITE_TRIES = 30
-
-
-class Place(NamedTuple):
-    """Where attempts are run, and where what comes of them goes."""
-
-    runs_dir: Path
-    store: ArtifactStore
-    sink: EventSink
-    spool_limit_bytes: int = 2 * 1024**3
-    """A run whose events and log take more is ended; the log alone is cut off at half of it."""
 
 
 class _Interrupted(Exception):
@@ -175,6 +165,15 @@ class _Attempt:
             log_bytes=self._most_bytes // 2,
         )
         uploads.start()
+        try:
+            end = self._end_of(child, listener)
+            lasting = end.reason not in (Reason.COMPLETED, Reason.CANCELLED, Reason.NODE_LOST)
+            uploads.finish(self._held.stop_grace_s if lasting else 0)
+        finally:
+            uploads.finish(0)
+        return end
+
+    def _end_of(self, child: Child, listener: Listener) -> End:
         told: Interruption | None = None
         try:
             self._spool.append(Started(pid=child.pid, run_dir=str(self._run_dir)))
@@ -186,10 +185,7 @@ class _Attempt:
         finally:
             child.stop(0 if told else GRACE_S)
             listener.join(timeout_s=5)
-        end = self._explain(status, listener) if told is None else self._after(told, status)
-        lasting = end.reason not in (Reason.COMPLETED, Reason.CANCELLED, Reason.NODE_LOST)
-        uploads.finish(self._held.stop_grace_s if lasting else 0)
-        return end
+        return self._after(told, status) if told else self._explain(status, listener)
 
     def _wind_down(self, child: Child, told: Interruption) -> int:
         """Let the child end by itself within the grace period, unless something graver comes; its exit status."""
@@ -235,8 +231,10 @@ class _Attempt:
 
     def _explain(self, status: int, listener: Listener) -> End:
         # A service manager may have told the child to stop before it told us.
-        if status != 0 and (self._held.told() or self._held.stop.wait(0.3)):
-            self._raise_if_told()
+        if status != 0:
+            self._held.stop.wait(0.3)
+            if told := self._held.told():
+                return told.end
         if listener.failed:
             said = listener.failed
             reason = said.reason if said.reason.outcome is Outcome.FAILED else Reason.CRASHED

@@ -40,13 +40,13 @@ class Observation:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Factors by (device model, method key)."""
+    """Factors by (device model, method key), and by (device model, goal) for methods with too few runs of their own."""
 
     factors: Mapping[tuple[str, str], Calibrated] = field(default_factory=dict)
 
     def factor(self, device: str, key: str) -> Calibrated | None:
-        """None where there were too few runs."""
-        return self.factors.get((device, key))
+        """None where there were too few runs, of the method and of its goal."""
+        return self.factors.get((device, key)) or self.factors.get((device, key.split("/")[0]))
 
 
 def method_key(goal: Goal, method: Method) -> str:
@@ -65,7 +65,8 @@ def fit(observations: Iterable[Observation]) -> Calibration:
     """Factors from observations, oldest first; those without a positive prediction and measurement don't count."""
     groups: dict[tuple[str, str], list[Observation]] = defaultdict(list)
     for seen in observations:
-        groups[seen.device, seen.key].append(seen)
+        for key in {seen.key, seen.key.split("/")[0]}:
+            groups[seen.device, key].append(seen)
     factors = {place: found for place, seen in groups.items() if (found := _calibrated(seen[-LATEST:])) is not None}
     return Calibration(factors)
 

@@ -76,7 +76,7 @@ def _step(shape: ModelShape, workload: Workload, method: Method, gpu: bool, plac
     base = float(tokens * 24 + context * 2 * width * _rotary(shape))
     waiting = place.layers * place.in_flight
     if method.checkpointing:
-        before, again = waiting * tokens * layer.boundary, one
+        before, again = float(waiting * tokens * layer.boundary), one
         base += tokens * context if pads else 0
     else:
         before, again = waiting * one - (layer.first * tokens if place.first else 0), 0.0

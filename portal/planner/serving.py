@@ -57,15 +57,18 @@ def serving(shape: ModelShape, workload: Workload, method: Method) -> Serving:
 
 def _reading(layer: Layer, hidden: int, tokens: int, width: int, method: Method, rows: int, context: int) -> int:
     """The larger of a layer's MLP and its attention over `tokens` at once: gate, up and their product beside four
-    widths of the residual stream; or queries, repeated keys and values, and the mask of a padded batch."""
+    widths of the residual stream; or queries, repeated keys and values, and the mask in the layer's numbers. The mask
+    of a padded batch, a byte for each pair of tokens, is there all the while."""
     attention, mlp = layer.attention, layer.mlp
     wide = (3 if mlp.gated else 2) * mlp.active_width // method.tensor + 4 * hidden
     queries = attention.heads * attention.head_dim // method.tensor
     out = attention.heads * attention.value_dim // method.tensor
     heads = 3 * hidden + 2 * queries + 2 * out
     attending = width * tokens * heads
+    mask = 0
     if method.attention == "eager":
         attending += tokens * context * (attention.heads // method.tensor) * (4 + width)
     elif rows > 1:
-        attending += tokens * context * (1 + width)
-    return max(width * tokens * wide, attending) + tokens * 24
+        attending += tokens * context * width
+        mask = tokens * context
+    return max(width * tokens * wide, attending) + mask + tokens * 24

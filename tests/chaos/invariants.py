@@ -122,7 +122,8 @@ def _unexplained(played: Round) -> Iterator[str]:
                 continue
             reason = Reason(attempt.reason)
             own = reason in work.ends or (job.name.startswith("crash-once") and attempt.number == 1)
-            if not own and reason is not Reason.CANCELLED:
+            never_ran = attempt.started_at is None and job.reason == Reason.CANCELLED  # stopped before its order came
+            if not own and not never_ran and reason is not Reason.CANCELLED:
                 kinds = _CAUSES.get(reason, frozenset())
                 if not caused(attempt, kinds, played.injected):
                     yield f"{attempt} on {attempt.node.name} ended as {reason} ({attempt.detail}) without a cause"

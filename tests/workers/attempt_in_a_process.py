@@ -7,9 +7,9 @@ from pathlib import Path
 from tests.workers.conftest import FAKE_CHILD, eventually, make_order
 from workers.artifacts import FsspecStore
 from workers.contract.spec import Order
-from workers.held import Held
+from workers.held import Held, Place
 from workers.sinks import MemorySink
-from workers.supervisor import Place, run_attempt
+from workers.supervisor import run_attempt
 
 if __name__ == "__main__":
     folder, sink = Path(sys.argv[1]), MemorySink()

@@ -21,10 +21,10 @@ from workers.contract.events import Envelope, StreamBatch
 from workers.contract.names import job_stream
 from workers.contract.reasons import Reason
 from workers.contract.spec import Order
-from workers.held import Held
+from workers.held import Held, Place
 from workers.leases import Lease, MemoryLeaseBook
 from workers.sinks import MemorySink
-from workers.supervisor import Place, run_attempt
+from workers.supervisor import run_attempt
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
