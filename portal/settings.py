@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import dj_database_url
@@ -17,6 +18,7 @@ from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import ValidationError
 
+from portal.jobs.scheduler import Policy
 from portal.planner.rules import Rules
 from workers.contract.errors import from_pydantic
 from workers.contract.keeping import Limit, Unit, limit_from
@@ -52,6 +54,18 @@ def _keep(what: str, *, days: float, size: float, unit: Unit) -> Limit:
         return limit_from(os.environ, what, days=days, size=size, unit=unit)
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from None
+
+
+def _scheduling(name: str) -> Policy:
+    """How the queue is ordered, with what the environment sets in one JSON object. Devices aren't shared."""
+    known = [field.name for field in fields(Policy) if field.name not in ("packs", "pack_share")]
+    try:
+        chosen = json.loads(os.environ.get(name) or "{}")
+        if not isinstance(chosen, dict) or chosen.keys() - set(known):
+            raise ValueError("it is not an object with these names")
+        return Policy(**chosen)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ImproperlyConfigured(f"{name}: {error}; write a JSON object with some of {', '.join(known)}.") from None
 
 
 def _dollars(name: str) -> float | None:
@@ -109,6 +123,7 @@ LIFTOFF_UPLOAD_LIMIT = int(os.environ.get("LIFTOFF_UPLOAD_LIMIT_MIB", "512")) * 
 LIFTOFF_NODE_LOST_S = float(os.environ.get("LIFTOFF_NODE_LOST_S", "30"))
 LIFTOFF_START_TIMEOUT_S = float(os.environ.get("LIFTOFF_START_TIMEOUT_S", "120"))
 LIFTOFF_RULES = _rules("LIFTOFF_RULES")
+LIFTOFF_SCHEDULING = _scheduling("LIFTOFF_SCHEDULING")
 LIFTOFF_PRICE_PER_HOUR = _dollars("LIFTOFF_PRICE_PER_HOUR")
 LIFTOFF_KEEP = {
     "metrics": _keep("METRICS", days=365, size=100_000_000, unit="ROWS"),

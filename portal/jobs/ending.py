@@ -81,6 +81,7 @@ def _queue_again(job: Job, attempt: Attempt, reason: Reason, detail: str, again_
         Status.QUEUED,
         attempt=attempt.number,
         not_before=again_at if later else None,
+        queued_at=(job.queued_at or job.created_at) + (now - attempt.dispatched_at),
         waiting_for=f"Retries at {again_at:%H:%M:%S} UTC after: {ended}" if later else f"Goes on after: {ended}",
         queue_position=None,
         expected_start_at=again_at if later else None,

@@ -10,10 +10,12 @@ from django.conf import settings
 from django.utils import timezone
 
 from portal.fleet.selectors import is_online
-from portal.jobs import dispatch, orders, queue, selectors, services
+from portal.jobs import dispatch, orders, queue, services
+from portal.jobs.holdings import fleet, holdings
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Attempt
-from portal.jobs.scheduler import Placement, Wait, decide
+from portal.jobs.scheduler import Placement, Policy, Preempt, Wait, decide
+from portal.jobs.usage import Usage
 from workers.contract.reasons import Reason
 
 log = logging.getLogger(__name__)
@@ -24,14 +26,20 @@ SWEPT = (
 )  # fmt: skip
 
 
-def tick(now: datetime | None = None) -> int:
-    """Schedule once. Returns how many attempts were dispatched."""
+def tick(now: datetime | None = None, usage: Usage | None = None) -> int:
+    """Schedule once. Returns how many attempts were dispatched. `usage`: counted on from round to round, if given."""
     now = now or timezone.now()
+    policy: Policy = settings.LIFTOFF_SCHEDULING
     waiting = queue.read(now)
     if not waiting.jobs:
         return 0
-    decisions = decide(waiting.jobs, selectors.fleet(now))
+    held = holdings(now, preempts=policy.preempts)
+    used = (usage or Usage()).step(held, now, policy.half_life_s)
+    decisions = decide(waiting.jobs, fleet(held, now), policy, used, now.timestamp())
     started = sum(services.allocate(decision) for decision in decisions if isinstance(decision, Placement))
+    for decision in decisions:
+        if isinstance(decision, Preempt):
+            services.preempt(decision.job, decision.reason)
     queue.tell((decision for decision in decisions if isinstance(decision, Wait)), waiting.told, now)
     return started
 

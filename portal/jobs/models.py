@@ -28,6 +28,9 @@ class Job(models.Model):
     waiting_for = models.CharField(max_length=400, blank=True, help_text="Why it waits, from the scheduler.")
     queue_position = models.PositiveIntegerField(null=True, blank=True)
     expected_start_at = models.DateTimeField(null=True, blank=True)
+    queued_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it was submitted, moved forward by the time it ran; none: not moved."
+    )
     not_before = models.DateTimeField(null=True, blank=True, help_text="A retry waits until then.")
     idempotency_key = models.CharField(max_length=120, null=True, blank=True)  # noqa: DJ001 - null keeps it out of the constraint
     cloned_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="clones")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from django.db.models import Q
 
+from portal.accounts.selectors import teams
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
 from portal.jobs.notify import jobs_changed
@@ -22,7 +23,9 @@ STEADY_S = 60.0
 Key = tuple[int, datetime]
 """A job's number and when it was submitted: numbers alone come again in another database."""
 
-_specs: dict[Key, FinetuneSpec | LaunchSpec | PreflightSpec] = {}
+Spec = FinetuneSpec | LaunchSpec | PreflightSpec
+
+_specs: dict[Key, Spec] = {}
 """What waiting jobs ask for, parsed once."""
 
 
@@ -35,7 +38,7 @@ class Told(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """The jobs that may start, in order of submission, and what each has been told."""
+    """The jobs that may start, by number, and what each has been told."""
 
     jobs: list[Waiting]
     told: dict[int, Told]
@@ -44,13 +47,31 @@ class Queue(NamedTuple):
 def read(now: datetime) -> Queue:
     """The queue without what waits for its back-off."""
     due = Q(not_before=None) | Q(not_before__lte=now)
-    columns = ("pk", "created_at", "queue_position", "waiting_for", "expected_start_at")
+    columns = (
+        "pk", "created_at", "queued_at", "owner_id", "queue_position", "waiting_for", "expected_start_at",
+    )  # fmt: skip
     rows = list(Job.objects.filter(due, status=Status.QUEUED).order_by("pk").values_list(*columns))
-    keys = [(pk, created_at) for pk, created_at, *_ in rows]
-    _parse_new(keys)
+    _parse_new([(pk, created_at) for pk, created_at, *_ in rows])
+    team = teams(owner for _, _, _, owner, *_ in rows) if rows else {}
     return Queue(
-        [Waiting(key[0], _specs[key].resources) for key in keys],
-        {pk: Told(position, reason, expected) for pk, _, position, reason, expected in rows},
+        [
+            waiting_of(pk, _specs[pk, created_at], team[owner], queued_at or created_at)
+            for pk, created_at, queued_at, owner, *_ in rows
+        ],
+        {pk: Told(position, reason, expected) for pk, _, _, _, position, reason, expected in rows},
+    )
+
+
+def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
+    """A job as the scheduler weighs it. `queued_at`: all the time since then it has waited."""
+    return Waiting(
+        job=pk,
+        resources=spec.resources,
+        kind=spec.kind,
+        team=team,
+        priority=spec.priority,
+        queued_at=queued_at.timestamp(),
+        until_stopped=spec.kind == "launch",
     )
 
 

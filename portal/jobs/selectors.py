@@ -3,16 +3,10 @@
 Writes nothing.
 """
 
-from datetime import datetime
-
 from django.db.models import Q, QuerySet
-from django.utils import timezone
 
-from portal.fleet.models import Node
-from portal.fleet.selectors import is_online
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Allocation, Attempt, Job
-from portal.jobs.scheduler import FleetNode, FreeDevice
 
 
 def jobs(*, status: str = "", kind: str = "", search: str = "") -> QuerySet[Job]:
@@ -52,26 +46,3 @@ def holders() -> dict[int, Job]:
     live = Allocation.objects.filter(released_at=None).select_related("attempt__job")
     live = live.defer("attempt__order", "attempt__predicted", "attempt__job__spec")
     return {allocation.accelerator_id: allocation.attempt.job for allocation in live}
-
-
-def fleet(now: datetime | None = None) -> list[FleetNode]:
-    """Every node with its present devices and who holds them, as the scheduler wants it."""
-    now = now or timezone.now()
-    held = holders()
-    nodes = []
-    for node in Node.objects.prefetch_related("accelerators").order_by("name"):
-        devices = tuple(
-            _device(device.pk, device.kind, device.index, device.memory_bytes, held.get(device.pk))
-            for device in node.accelerators.all()
-            if device.present
-        )
-        draining = node.state == Node.State.DRAINING
-        nodes.append(FleetNode(node.pk, node.name, is_online(node, now), draining, node.labels, devices))
-    return nodes
-
-
-def _device(pk: int, kind: str, index: int, memory_bytes: int, holder: Job | None) -> FreeDevice:
-    if holder is None:
-        return FreeDevice(pk, kind, index, memory_bytes)
-    launch = holder.kind == "launch"
-    return FreeDevice(pk, kind, index, memory_bytes, holder.pk, None if launch else holder.eta_s, launch)

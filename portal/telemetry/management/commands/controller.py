@@ -14,6 +14,7 @@ from django.db import close_old_connections
 from portal.jobs import loop
 from portal.jobs.leadership import Candidate
 from portal.jobs.leases import Hearing
+from portal.jobs.usage import Usage
 from portal.telemetry.ingest import Ingest
 from portal.telemetry.upkeep import upkeep
 
@@ -30,7 +31,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         candidate, hearing = Candidate(), Hearing()
-        ingest = Ingest(hearing=hearing)
+        ingest, usage = Ingest(hearing=hearing), Usage()
         threads = [
             threading.Thread(target=candidate.run, args=(stop,), name="leadership"),
             threading.Thread(target=ingest.run, args=(stop, lambda: candidate.leads), name="ingest"),
@@ -41,13 +42,13 @@ class Command(BaseCommand):
         rounds = 0
         while not stop.wait(TICK_S):
             if not candidate.leads:
-                rounds = 0
+                rounds, usage = 0, Usage()
                 continue
             close_old_connections()
             try:
                 if rounds % UPKEEP_EVERY == 0:
                     upkeep(candidate.term, hearing)
-                loop.tick()
+                loop.tick(usage=usage)
             except Exception:  # a round that fails is tried again; the log has why
                 log.exception("scheduling round failed")
                 stop.wait(1.0)

@@ -1,0 +1,71 @@
+"""The fleet as the scheduler wants it: nodes, their devices, and who holds those for how long.
+
+Writes nothing; decides nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from portal.accounts.selectors import teams
+from portal.fleet.models import Node
+from portal.fleet.selectors import is_online
+from portal.jobs.lifecycle import Status
+from portal.jobs.models import Allocation
+from portal.jobs.queue import waiting_of
+from portal.jobs.scheduler import FleetNode, FreeDevice, Held
+from workers.contract.spec import JOB_SPEC, FinetuneSpec
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One device that an attempt holds, and whose job it is."""
+
+    device: int
+    owner: int
+    held: Held
+
+
+def holdings(now: datetime, *, preempts: bool = False) -> list[Holding]:
+    """Every device that is held. `preempts`: say also how jobs that may be preempted would stand in the queue."""
+    live = Allocation.objects.filter(released_at=None).order_by("pk")
+    job = "attempt__job__"
+    columns = [
+        "accelerator_id", f"{job}id", f"{job}owner_id", f"{job}kind", f"{job}eta_s", f"{job}status",
+        "attempt__preempt_asked_at", "attempt__dispatched_at", f"{job}queued_at", f"{job}created_at",
+    ]  # fmt: skip
+    rows = list(live.values_list(*columns))
+    specs = dict(live.values_list(f"{job}id", f"{job}spec")) if preempts else {}
+    team = teams(row[2] for row in rows) if preempts else {}
+    found = []
+    for device, pk, owner, kind, eta_s, status, asked_at, dispatched_at, queued_at, created_at in rows:
+        if_stopped = None
+        spec = JOB_SPEC.validate_python(specs[pk]) if pk in specs else None
+        if isinstance(spec, FinetuneSpec) and spec.preemptible and status == Status.RUNNING:
+            waited_from = (queued_at or created_at) + (now - dispatched_at)
+            if_stopped = waiting_of(pk, spec, team[owner], waited_from)
+        held = Held(
+            job=pk,
+            free_in_s=None if kind == "launch" else eta_s,
+            until_stopped=kind == "launch",
+            kind=kind,
+            stopping=status == Status.CANCELLING or asked_at is not None,
+            if_stopped=if_stopped,
+        )
+        found.append(Holding(device, owner, held))
+    return found
+
+
+def fleet(held: Iterable[Holding], now: datetime) -> list[FleetNode]:
+    """Every node with its present devices and who holds them."""
+    holds = {holding.device: (holding.held,) for holding in held}
+    nodes = []
+    for node in Node.objects.prefetch_related("accelerators").order_by("name"):
+        devices = tuple(
+            FreeDevice(device.pk, device.kind, device.index, device.memory_bytes, holds=holds.get(device.pk, ()))
+            for device in node.accelerators.all()
+            if device.present
+        )
+        draining = node.state == Node.State.DRAINING
+        nodes.append(FleetNode(node.pk, node.name, is_online(node, now), draining, node.labels, devices))
+    return nodes

@@ -1,0 +1,60 @@
+"""Who goes before whom: a job's effective priority. Pure; knows nothing of devices.
+
+effective priority = priority + points_per_hour · hours waited − fair-share penalty · max(1 − waited / old_s, 0)
+
+The factors are Slurm's (https://slurm.schedmd.com/priority_multifactor.html), but the age has no ceiling, where Slurm's
+ends at PriorityMaxAge. So no job starves: two waiting jobs age alike and all else is bounded, so that one which is
+queued `overtaking_s` after another never goes before it. From old_s on nothing is taken away any more: an old job's
+effective priority only rises.
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from portal.jobs.scheduler.policy import HOUR, Policy
+from portal.jobs.scheduler.queue import Waiting
+from portal.jobs.scheduler.share import Ledger
+
+
+def waited_s(job: Waiting, now: float) -> float:
+    """Seconds it has waited."""
+    return 0.0 if job.queued_at is None else max(now - job.queued_at, 0.0)
+
+
+def standing(job: Waiting, policy: Policy, now: float) -> tuple[float, float]:
+    """Its points without fair share, and how much of its team's penalty counts: from 1 when new to 0 when old."""
+    waited = waited_s(job, now)
+    return job.priority + policy.points_per_hour * waited / HOUR, max(1 - waited / policy.old_s, 0.0)
+
+
+def effective_priority(job: Waiting, policy: Policy, now: float, penalty: float) -> float:
+    """Points, by the formula above. `penalty`: what its team's usage costs, 0 to fair_share_points."""
+    points, counts = standing(job, policy, now)
+    return points - penalty * counts
+
+
+def overtaking_s(policy: Policy, points: float) -> float:
+    """Seconds after which one that is queued later no longer goes before a job, if its priority is `points` higher."""
+    return (max(points, 0.0) + policy.fair_share_points) / policy.points_per_hour * HOUR
+
+
+def in_order(queue: Iterable[Waiting], policy: Policy, now: float, ledger: Ledger) -> Iterator[Waiting]:
+    """The queue, highest effective priority first; among equals the one queued first, then the lower number.
+
+    What the ledger is given between two jobs counts for those that follow: penalties only rise, so a job whose turn
+    comes is weighed again and put back if another one is now before it.
+    """
+    heap = []
+    for job in queue:
+        points, counts = standing(job, policy, now)
+        first = now if job.queued_at is None else job.queued_at
+        heap.append((ledger.penalty(job.team) * counts - points, first, job.job, points, counts, job))
+    heapq.heapify(heap)
+    while heap:
+        minus, first, number, points, counts, job = heap[0]
+        again = ledger.penalty(job.team) * counts - points
+        if again > minus:
+            heapq.heapreplace(heap, (again, first, number, points, counts, job))
+        else:
+            heapq.heappop(heap)
+            yield job
