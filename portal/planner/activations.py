@@ -11,7 +11,8 @@ and PEFT 0.21's adapters make PyTorch 2.13 save:
 - attention keeps queries, keys and values after the rotary embedding, its output and a sum per row (SDPA and flash;
   Dao et al. 2022, arXiv:2205.14135), or the whole score matrix (eager); for a padded batch SDPA also gets keys and
   values repeated for every query head and a mask of numbers for every layer;
-- a gated MLP keeps gate, activation and up, and their product when the down projection is trained.
+- a gated MLP keeps gate, activation and up, and their product when the down projection is trained;
+- an adapted mixture keeps a copy of its experts' weights with the adapters added.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,13 @@ from portal.planner.request import Method, Workload
 from portal.planner.shapes import Layer, ModelShape, Tensor
 from portal.planner.states import WIDTH, in_layer, lora_parameters, targeted
 
+CAPPED = ("gemma2",)
+"""Families whose attention scores are capped (arXiv:2408.00118): their hyperbolic tangent is kept too."""
+DROPPED = ("bert", "gpt2")
+"""Families that drop attention scores and residuals in training (0.1 in their configs): only a GPU's fused kernel does
+that without keeping the scores, the mask and their product; elsewhere masks are numbers."""
+WRITTEN_OUT = ("codegen", "gpt2", "gpt_neo", "gptj", "phi")
+"""Families whose GELU is written out ("gelu_new"): five tensors are kept of it instead of two."""
 SUM = 4
 """Bytes of a row's sum or scale, in fp32."""
 
@@ -54,7 +62,7 @@ class Kept:
         return tokens * (self.work_token + self.work_pair * context)
 
 
-def kept(shape: ModelShape, workload: Workload, method: Method) -> Kept:
+def kept(shape: ModelShape, workload: Workload, method: Method, gpu: bool) -> Kept:
     """What a layer keeps under this method. Elements of heads and MLPs are split by tensor parallelism; norms and the
     residual stream are whole on every device (Korthikanti et al. 2022, section 4.2.1)."""
     full = workload.goal == "full"
@@ -65,10 +73,23 @@ def kept(shape: ModelShape, workload: Workload, method: Method) -> Kept:
         "" if full else workload.lora_targets,
         WIDTH[method.precision],
         _adapter_width(workload, method),
-        method.attention,
+        _kernel(shape, method, gpu),
         method.tensor,
         method.checkpointing,
     )
+
+
+def attention_kernel(shape: ModelShape, method: Method) -> str:
+    """The kernel that is really used: where scores are capped, Transformers has no fused one but flash attention."""
+    return "eager" if method.attention == "sdpa" and shape.family in CAPPED else method.attention
+
+
+def _kernel(shape: ModelShape, method: Method, gpu: bool) -> str:
+    """As attention_kernel; "dropped" or "plain" where a CPU has no fused kernel for what a GPU has one for."""
+    if not gpu and shape.family in DROPPED:
+        return "dropped"
+    unequal = any(layer.attention.value_dim != layer.attention.head_dim for layer in shape.layers)
+    return "plain" if not gpu and unequal and method.attention == "sdpa" else attention_kernel(shape, method)
 
 
 def padded(method: Method) -> bool:
@@ -107,24 +128,28 @@ def _kept(
     for layer in shape.layers:
         share = layer.count / depth
         fused, eager, repeated = _attention(layer, width, split)
-        mlp += share * _mlp(layer, full, adapted, width, adapter_width, hidden, split)
+        mlp += share * _mlp(shape.family, layer, full, adapted, width, adapter_width, hidden, split)
         sized += share * layer.mlp.active_width / split
         heads = layer.attention.heads / split
-        if attention == "eager":
-            scores = heads * (4 if width == 4 else 4 + width)
+        if attention not in ("sdpa", "flash"):
+            scores = heads * {"dropped": 12, "plain": 4}.get(attention, 4 if width == 4 else 4 + width)
+            scores += heads * width if shape.family in CAPPED else 0
+            eager += 4 * heads * (2 * layer.attention.head_dim + layer.attention.value_dim) * (attention == "plain")
             plain, attending = plain + share * eager, attending + share * eager
             pair, plain_pair = pair + share * scores, plain_pair + share * scores
             spread += share * 8 * heads
         else:
             plain, attending = plain + share * fused, attending + share * repeated
             pair += share * width
-    low = sum(rank * (adapter_width or width) * t.count for t in adapted) / depth
+    low = sum(rank * (adapter_width or width) * t.count for t in adapted if t.role != "expert") / depth
+    norms += 2 * width * hidden if attention == "dropped" else 0
+    copied = sum(tensor.parameters for tensor in adapted if tensor.role == "expert") * width / depth / split
     casts = 2 * lora_parameters(shape, rank, targets) / depth if adapter_width and width == 2 else 0
     first = 0 if full or recompute else 4 * hidden
     return Kept(
         token=norms + inputs + plain + mlp + low,
         pair=plain_pair,
-        fixed=casts,
+        fixed=casts + copied,
         padded_token=norms + inputs + attending + mlp + low,
         padded_pair=pair,
         boundary=width * hidden,
@@ -164,6 +189,8 @@ def _inputs(shape: ModelShape, full: bool, adapted: list[Tensor], width: int, ad
     total = 0.0
     for tensor in adapted:
         into = tensor.shape[-1]
+        if tensor.role == "expert":
+            continue
         total += adapter_width * tensor.count / depth * (into if into == hidden else into / split)
     return total
 
@@ -187,17 +214,24 @@ def _attention(layer: Layer, width: int, split: int) -> tuple[float, float, floa
 
 
 def _mlp(
-    layer: Layer, full: bool, adapted: list[Tensor], width: int, adapter_width: int, hidden: int, split: int
+    family: str,
+    layer: Layer,
+    full: bool,
+    adapted: list[Tensor],
+    width: int,
+    adapter_width: int,
+    hidden: int,
+    split: int,
 ) -> float:
     """Gate, activation and up (an ungated MLP: up and activation), and what the down projection gets."""
     each = layer.mlp
     size = each.active_width / split
     down = full or any(t.role == "mlp" and t.shape[0] == hidden and t.shape[-1] != hidden for t in adapted)
     if each.gated:
-        total = 3 * size + (size if down and not adapter_width else 0)
+        total = 3 * size + (size if each.experts or (down and not adapter_width) else 0)
     else:
-        total = size + (size if down and not adapter_width else 0)
+        total = size * (4 if family in WRITTEN_OUT else 1) + (size if down and not adapter_width else 0)
     if each.experts:
-        # Every expert gets copies of its tokens and gives back as many, weighted by the router.
-        total += 3 * each.experts_per_token * hidden
+        # Every expert gets copies of its tokens and gives back as many, to be weighted by the router.
+        total += 2 * each.experts_per_token * hidden
     return width * total

@@ -6,7 +6,7 @@ whether they are GPUs, nor of words.
 
 from dataclasses import dataclass
 
-from portal.planner.activations import Kept, kept, padded
+from portal.planner.activations import Kept, attention_kernel, kept, padded
 from portal.planner.loss import Loss, loss
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import ModelShape
@@ -65,7 +65,7 @@ def fullest(shape: ModelShape, workload: Workload, method: Method, gpu: bool) ->
 
 def _step(shape: ModelShape, workload: Workload, method: Method, gpu: bool, place: Place) -> Step:
     held = states(shape, workload, method, place, foreach=gpu)
-    layer = kept(shape, workload, method)
+    layer = kept(shape, workload, method, gpu)
     width, context = WIDTH[method.precision], workload.context
     tokens, full = method.micro_batch * context, workload.goal == "full"
     pads = padded(method)
@@ -74,6 +74,8 @@ def _step(shape: ModelShape, workload: Workload, method: Method, gpu: bool, plac
     work = layer.work(tokens, context)
     # Token ids, labels, mask and positions as 64-bit numbers; rotary tables.
     base = float(tokens * 24 + context * 2 * width * _rotary(shape))
+    if attention_kernel(shape, method) == "eager":
+        base += tokens * context * width  # its mask, in numbers
     waiting = place.layers * place.in_flight
     if method.checkpointing:
         before, again = float(waiting * tokens * layer.boundary), one

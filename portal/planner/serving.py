@@ -6,6 +6,7 @@ sliding windows, arXiv:2310.06825).
 
 from dataclasses import dataclass
 
+from portal.planner.activations import WRITTEN_OUT, attention_kernel
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import Layer, ModelShape
 from portal.planner.states import WIDTH
@@ -34,15 +35,15 @@ class Serving:
 
 def serving(shape: ModelShape, workload: Workload, method: Method) -> Serving:
     """For this replica's share of the concurrent requests, all at full context."""
-    rows, context, width = -(-workload.concurrency // method.data), workload.context, WIDTH[method.precision]
+    rows, context = -(-workload.concurrency // method.data), workload.context
     kept = KV_WIDTH[method.kv_cache]
     parts = method.tensor
     if any(layer.attention.kv_rank is not None for layer in shape.layers):
         parts = 1  # every device of a tensor group needs MLA's whole latent
     cache = int(rows * shape.kv_elements(context) * kept / min(parts, shape.kv_heads) / method.pipeline)
-    layer = max(shape.layers, key=lambda each: _reading(each, shape.hidden, 1, width, method, rows, context))
+    layer = max(shape.layers, key=lambda each: _reading(shape, each, 1, workload, method))
     tokens = min(rows * context, max(context if rows == 1 else 0, READ_AT_ONCE))
-    reading = _reading(layer, shape.hidden, tokens, width, method, rows, context)
+    reading = _reading(shape, layer, tokens, workload, method)
     # The reading doesn't wait for the cache's last copy, nor the copy for the reading.
     grown = int(rows * context * layer.attention.kv_width * kept / 2 / min(parts, shape.kv_heads))
     return Serving(
@@ -55,20 +56,31 @@ def serving(shape: ModelShape, workload: Workload, method: Method) -> Serving:
     )
 
 
-def _reading(layer: Layer, hidden: int, tokens: int, width: int, method: Method, rows: int, context: int) -> int:
+def _reading(shape: ModelShape, layer: Layer, tokens: int, workload: Workload, method: Method) -> int:
     """The larger of a layer's MLP and its attention over `tokens` at once: gate, up and their product beside four
     widths of the residual stream; or queries, repeated keys and values, and the mask in the layer's numbers. The mask
-    of a padded batch, a byte for each pair of tokens, is there all the while."""
-    attention, mlp = layer.attention, layer.mlp
-    wide = (3 if mlp.gated else 2) * mlp.active_width // method.tensor + 4 * hidden
+    of a padded batch, a byte for each pair of tokens, and the rotary tables are there all the while."""
+    attention, mlp, hidden, context = layer.attention, layer.mlp, shape.hidden, workload.context
+    rows, width = -(-workload.concurrency // method.data), WIDTH[method.precision]
+    tables = 2 * (attention.rope_dim or attention.head_dim)
+    wide = _widths(shape, layer) * mlp.active_width // method.tensor + 4 * hidden
     queries = attention.heads * attention.head_dim // method.tensor
     out = attention.heads * attention.value_dim // method.tensor
     heads = 3 * hidden + 2 * queries + 2 * out
     attending = width * tokens * heads
     mask = 0
-    if method.attention == "eager":
+    kernel = attention_kernel(shape, method)
+    if kernel == "eager":
         attending += tokens * context * (attention.heads // method.tensor) * (4 + width)
-    elif rows > 1:
+        mask = tokens * context * width
+    elif rows > 1 and kernel != "flash":
         attending += tokens * context * width
         mask = tokens * context
-    return max(width * tokens * wide, attending) + mask + tokens * 24
+    return max(width * tokens * wide, attending) + mask + tokens * (24 + width * tables)
+
+
+def _widths(shape: ModelShape, layer: Layer) -> int:
+    """MLP-wide tensors at once: activation, up and product; a fused gate and up stay beside their halves."""
+    if layer.mlp.gated:
+        return 4 if any("gate_up" in tensor.name for tensor in shape.tensors) else 3
+    return 4 if shape.family in WRITTEN_OUT else 2

@@ -147,9 +147,9 @@ def in_layer(tensor: Tensor) -> bool:
 
 @lru_cache(maxsize=1024)
 def targeted(shape: ModelShape, targets: str) -> tuple[Tensor, ...]:
-    """The linear layers that get an adapter: for 'all-linear' all but the head and a mixture's experts (no linear
-    layers for PEFT), else those named."""
-    linear = [tensor for tensor in shape.tensors if tensor.linear and tensor.role not in ("head", "expert")]
+    """The linear layers that get an adapter: all but the head for 'all-linear', else those named. PEFT 0.21 adapts a
+    mixture's experts too."""
+    linear = [tensor for tensor in shape.tensors if tensor.linear and tensor.role != "head"]
     if targets == "all-linear":
         return tuple(linear)
     names = {name.strip() for name in targets.split(",")}
@@ -158,8 +158,14 @@ def targeted(shape: ModelShape, targets: str) -> tuple[Tensor, ...]:
 
 @lru_cache(maxsize=1024)
 def lora_parameters(shape: ModelShape, rank: int, targets: str) -> int:
-    """rank × (in + out) for each targeted layer (arXiv:2106.09685, section 4.1)."""
-    return sum(rank * sum(tensor.shape[-2:]) * tensor.count for tensor in targeted(shape, targets))
+    """rank × (in + out) for each targeted layer (arXiv:2106.09685, section 4.1). An expert's gate and up are one tensor
+    with one adapter of twice the rank, so the outputs count twice."""
+    total = 0
+    for tensor in targeted(shape, targets):
+        out, into = tensor.shape[-2:]
+        joined = tensor.role == "expert" and ("gate" in tensor.name or "up_proj" in tensor.name)
+        total += rank * (into + out * (2 if joined else 1)) * tensor.count
+    return total
 
 
 @lru_cache(maxsize=1024)

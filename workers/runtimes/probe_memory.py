@@ -70,7 +70,7 @@ def probe(
     Raises Unusable.
     """
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from workers.runtimes.peak import PeakTracker
@@ -100,10 +100,13 @@ def probe(
         ids = torch.zeros(batch, context, dtype=torch.long)
         with tracker:
             tracker.adopt([*model.parameters(), *model.buffers()], "weights")
-            if goal == "infer":
-                _answer(model, ids, tracker)
-            else:
-                _train(model, ids, dtype, tracker)
+            try:
+                _answer(model, ids, tracker) if goal == "infer" else _train(model, ids, dtype, tracker)
+            except (DataDependentOutputException, RuntimeError) as error:
+                raise Unusable(
+                    f"config: a {kind} model can't be followed without values in {precision} "
+                    f"({str(error).splitlines()[0]}); try the other precision, or run it for real."
+                ) from error
     return {
         "peak_bytes": tracker.peak,
         "parameters": parameters,
@@ -177,6 +180,7 @@ def _answer(model: Any, ids: Any, tracker: Any) -> None:
     """Read the prompt, all but two tokens of the context, and answer with two."""
     import torch
 
+    model.eval()
     with torch.no_grad():
         tracker.phase = "reading"
         said = model(input_ids=ids[:, : max(1, ids.shape[1] - STEPS)], use_cache=True, logits_to_keep=1)

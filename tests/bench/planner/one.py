@@ -17,7 +17,7 @@ STEPS = 2
 
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
-    """`peak` bytes of live tensors; `parts` at the peak; `rss` peak bytes of the process, `rss_before` the work."""
+    """`peak` bytes of live tensors; `parts` at the peak; `rss` of the process at its peak, `rss_before` loading."""
     import torch
 
     from workers.contract.spec import ModelInput
@@ -28,10 +28,10 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[case.precision]
+    before = _rss()
     source = ModelInput(name=case.model, uri=str(folder))
     model, tokenizer = load_model(source, dtype, "cpu", case.quantization)
     tracker = PeakTracker()
-    before = _rss()
     if case.goal == "infer":
         _generate(case, model, tracker)
     else:
