@@ -6,7 +6,7 @@ Never loads weights and never runs a model's code. Knows nothing of the database
 import json
 import struct
 from dataclasses import asdict, dataclass, field
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 from portal.catalog import store
@@ -34,6 +34,7 @@ class Facts:
     disk_bytes: int | None = None
     dtype: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    """The model's config.json, or the architecture's own fields of a GGUF header."""
 
     def fields(self) -> dict[str, Any]:
         """As keyword arguments of a ModelProfile."""
@@ -118,6 +119,7 @@ def from_gguf(uri: str) -> Facts:
     quantized = {tensor.tensor_type.name for tensor in reader.tensors if tensor.tensor_type.name not in ("F32", "F16")}
     tokens = reader.get_field("tokenizer.ggml.tokens")
     heads = value(f"{kind}.attention.head_count")
+    header = {name: value(name) for name in reader.fields if name.startswith(f"{kind}.")}
     return Facts(
         architecture=kind,
         layers=value(f"{kind}.block_count"),
@@ -132,7 +134,12 @@ def from_gguf(uri: str) -> Facts:
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
         disk_bytes=store.files(uri)[0][1],
         dtype="/".join(sorted(quantized)).lower() or "f32",
+        config={"general.architecture": kind, **{name: one for name, one in header.items() if _is_plain(one)}},
     )
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | bool) or (isinstance(value, float) and isfinite(value))
 
 
 def from_hub(repo: str, revision: str) -> tuple[Facts, str, str]:

@@ -60,7 +60,8 @@ def resolve_model(name: str, config: dict[str, Any] | None = None) -> ModelShape
 def shape_of(profile: ModelProfile) -> ModelShape:
     """A profile's shape, by its own config, or by what its GGUF header says. Raises Refused at 'model'."""
     try:
-        config = profile.config or families.config_from_facts(_facts(profile))
+        by_header = profile.source == ModelProfile.Source.GGUF or not profile.config
+        config = families.config_from_facts(_facts(profile), profile.config) if by_header else profile.config
         return families.shape_from_config(config, profile.name)
     except Refused as refused:
         why = " ".join(error.message.removeprefix("model: ") for error in refused.errors)

@@ -3,11 +3,12 @@
 Writes nothing. Knows neither models' shapes nor what an answer says.
 """
 
+import math
 from typing import Any
 
 from portal.catalog.models import Dataset, ModelProfile
 from portal.fleet.models import Node
-from portal.jobs.plan_names import WHOLE_FLEET
+from portal.jobs.plan_names import GIB, WHOLE_FLEET, resolve_hardware
 from portal.planner.answer import Plan
 from portal.planner.hardware import Fleet
 from portal.planner.request import Fixed, Number, PlanRequest, Workload
@@ -94,6 +95,7 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
         values["model"] = request.model
     if Node.objects.filter(name=request.hardware).exists():
         values["resources__node"] = request.hardware
+    values |= _devices(plan, request.hardware)
     if workload.goal == "infer":
         if method.quantization in WORKABLE:
             values["quantization"] = method.quantization
@@ -112,6 +114,20 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
     if method.offload_optimizer:
         values["deepspeed__offload_optimizer"] = "on"
     return {name: str(value) for name, value in values.items()}
+
+
+def _devices(plan: Plan, hardware: str) -> dict[str, Any]:
+    """Wishes that keep the job on devices like the plan's, where real hardware has others too."""
+    if hardware != WHOLE_FLEET and not Node.objects.filter(name=hardware).exists():
+        return {}
+    devices = [group.device for group in resolve_hardware(hardware).groups]
+    alike = [device for device in devices if device.memory_bytes == plan.memory.capacity]
+    if len(alike) == len(devices) or not alike:
+        return {}
+    return {
+        "resources__device_kind": "cpu" if alike[0].kind == "cpu" else "cuda",
+        "resources__min_memory_gib": math.floor(plan.memory.capacity / GIB * 10) / 10,
+    }
 
 
 def _auto(fleet: Fleet | None) -> Number | None:

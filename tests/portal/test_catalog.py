@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
+from gguf import GGUFWriter
 
 from portal.catalog import model_facts, services, store
 from portal.catalog.models import Dataset, ModelProfile
+from portal.jobs import plan_names
 from workers.contract.errors import Refused
 
 pytestmark = pytest.mark.django_db
@@ -57,6 +60,31 @@ def test_a_folder_is_profiled(user: User, own_store: Path) -> None:
     assert (model.parameters, model.tied_embeddings, model.dtype) == (256, True, "float32")
     assert model.disk_bytes == (own_store / "m" / "model.safetensors").stat().st_size
     assert not model.remote_code_approved
+
+
+def test_a_gguf_file_is_profiled_and_planned_by_its_header(user: User, own_store: Path) -> None:
+    path = own_store / "tiny.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_embedding_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(32)
+    writer.add_feed_forward_length(128)
+    writer.add_context_length(256)
+    writer.add_vocab_size(512)
+    writer.add_tensor("token_embd.weight", np.zeros((512, 64), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    model = services.add_model(user, name="tiny", uri=str(path), source="gguf")
+
+    assert (model.layers, model.heads, model.context_length, model.tied_embeddings) == (2, 4, 256, True)
+    assert model.config["llama.attention.key_length"] == 32
+    shape = plan_names.resolve_model("tiny")
+    assert shape.kv_elements(10) == 2 * 10 * 2 * 2 * 32  # layers × tokens × keys and values × heads × width
 
 
 def test_models_that_cannot_be_used_say_why(user: User, own_store: Path) -> None:

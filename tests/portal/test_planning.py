@@ -292,6 +292,20 @@ def test_a_plan_fills_the_form_that_starts_it(small: None) -> None:
     assert ("gradient_checkpointing" in values) == plan.method.checkpointing
 
 
+def test_a_plan_for_a_mixed_fleet_asks_for_devices_like_its_own(small: None) -> None:
+    make_node("plain")
+    strong = make_node("strong", kind="cuda")
+    strong.accelerators.update(name="NVIDIA A10", memory_bytes=23_028 * 2**20, compute_capability="8.6")
+    request = ask("small", "fleet", goal="lora", context=256, batch=16)
+    plan = next(plan for plan in planning.answer(request).plans if plan.memory.capacity == 23_028 * 2**20)
+
+    values = planning.form_values(plan, request)
+
+    assert (values["resources__device_kind"], values["resources__min_memory_gib"]) == ("cuda", "22.4")
+    judged = planning.judge(finetune(resources={"device_kind": "cuda", "min_memory_gib": 22.4}))
+    assert judged.plans[0].memory.capacity == 23_028 * 2**20
+
+
 def test_a_plan_to_serve_fills_the_launch_form(small: None) -> None:
     request = PlanRequest.model_validate(
         {"model": "small", "hardware": "l4", "workload": {"goal": "infer"}, "fixed": {"quantization": "nf4"}}

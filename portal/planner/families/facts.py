@@ -27,7 +27,9 @@ GGUF: dict[str, str] = {
     "phi2": "phi",
     "phi3": "phi3",
     "qwen2": "qwen2",
+    "qwen2moe": "qwen2_moe",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
     "smollm3": "smollm3",
     "starcoder2": "starcoder2",
 }
@@ -41,19 +43,30 @@ FIELDS = {
     "vocab_size": "vocab_size",
     "context_length": "max_position_embeddings",
 }
+HEADER = {
+    "attention.key_length": "head_dim",
+    "attention.sliding_window": "sliding_window",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+}
+"""Fields of a GGUF header after the architecture's name (gguf's constants.py, Keys) → fields of a config.json."""
+EXPERTS = {"llama": "num_local_experts", "qwen2moe": "num_experts", "qwen3moe": "num_experts"}
+"""Architectures with mixtures that can be planned → what their configs call the number of experts."""
 NEEDED = ("layers", "hidden_size", "heads")
 
 
-def config_from_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+def config_from_facts(facts: Mapping[str, Any], header: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A config for shape_from_config from `architecture`, `layers`, `hidden_size`, `heads`, `kv_heads`,
-    `intermediate_size`, `vocab_size`, `context_length`, `experts` and `tied` (or `tied_embeddings`).
+    `intermediate_size`, `vocab_size`, `context_length`, `experts` and `tied` (or `tied_embeddings`), and from what the
+    GGUF `header` adds to them.
 
-    What the facts leave out is the family's default. Raises Refused at 'model' for an architecture that can't be
-    planned from so little: mixtures but Mixtral, latent attention.
+    What both leave out is the family's default. Raises Refused at 'model' for an architecture that can't be planned
+    from so little: latent attention, and mixtures but Mixtral and Qwen's.
     """
     kind = facts.get("architecture")
     experts = facts.get("experts")
-    if not isinstance(kind, str) or kind not in GGUF or (experts and kind != "llama"):
+    if not isinstance(kind, str) or kind not in GGUF or (experts and kind not in EXPERTS):
         raise Refused.at(
             "model",
             shown(kind),
@@ -66,9 +79,12 @@ def config_from_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
             "model", missing[0], f"model: it doesn't say its {missing[0].replace('_', ' ')}; give its config.json."
         )
     config = {theirs: facts[ours] for ours, theirs in FIELDS.items() if facts.get(ours) is not None}
+    known = header or {}
+    config |= {theirs: known[f"{kind}.{name}"] for name, theirs in HEADER.items() if f"{kind}.{name}" in known}
     tied = facts.get("tied", facts.get("tied_embeddings"))
     if tied is not None:
         config["tie_word_embeddings"] = tied
     if experts:
-        config["num_local_experts"] = experts
-    return {**config, "model_type": "mixtral" if experts else GGUF[kind], "torch_dtype": "bfloat16"}
+        config[EXPERTS[kind]] = experts
+    model_type = "mixtral" if experts and kind == "llama" else GGUF[kind]
+    return {**config, "model_type": model_type, "torch_dtype": "bfloat16"}

@@ -222,10 +222,27 @@ def test_a_gguf_file_s_facts_make_the_same_shape(name: str, facts: dict[str, Any
     assert (shape.context, shape.kv_elements(1000)) == (known.context, known.kv_elements(1000))
 
 
+def test_a_gguf_header_adds_head_width_window_and_experts() -> None:
+    mixture = {"architecture": "qwen3moe", "layers": 48, "hidden_size": 2048, "heads": 32, "kv_heads": 4,
+               "intermediate_size": 6144, "vocab_size": 151936, "context_length": 40960, "experts": 128,
+               "tied": False}  # fmt: skip
+    header = {"qwen3moe.attention.key_length": 128, "qwen3moe.expert_feed_forward_length": 768,
+              "qwen3moe.expert_used_count": 8}  # fmt: skip
+    nemo = {"architecture": "llama", "layers": 40, "hidden_size": 5120, "heads": 32, "kv_heads": 8,
+            "intermediate_size": 14336, "vocab_size": 131072, "context_length": 131072, "tied": False}  # fmt: skip
+
+    assert shaped(config_from_facts(mixture, header)).parameters == models.shape("qwen-3-30b-a3b").parameters
+    assert (
+        shaped(config_from_facts(nemo, {"llama.attention.key_length": 128})).parameters
+        == models.shape("mistral-nemo-12b").parameters
+        < shaped(config_from_facts(nemo)).parameters
+    )
+
+
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"architecture": "qwen3moe", "experts": 128}, "give its config.json"),
+        ({"architecture": "dbrx", "experts": 16}, "give its config.json"),
         ({"architecture": "deepseek2"}, "give its config.json"),
         ({"architecture": "whisper"}, "GGUF files can be planned of bert"),
         ({}, "give its config.json"),
