@@ -47,7 +47,7 @@ def probe(
         cuda=nvml.cuda if nvml and devices else None,
         versions=_versions(),
         labels=labels_from(environment.get("LIFTOFF_NODE_LABELS", "")),
-        devices=devices or (_cpu(),),
+        devices=devices or (cpu(),),
         links=nvml.links() if nvml else (),
     )
 
@@ -79,18 +79,31 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu() -> DeviceProfile:
-    return DeviceProfile(kind="cpu", index=0, name=_cpu_name(), memory_bytes=ram_bytes())
+def cpu() -> DeviceProfile:
+    """The CPU as one device."""
+    wide = "avx512_bf16"
+    return DeviceProfile(
+        kind="cpu",
+        index=0,
+        name=_cpu_name(),
+        memory_bytes=ram_bytes(),
+        compute_capability=wide if wide in _cpuinfo("flags").split() else None,
+    )
 
 
 def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    """What Linux says of the first core; empty where it says nothing."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(field):
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _versions() -> dict[str, str]:

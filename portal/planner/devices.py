@@ -65,8 +65,9 @@ def _gpu(
     )
 
 
-def of_cpu(name: str, cores: int, ram_bytes: int) -> DeviceSpec:
-    """A node's CPU as one device: AVX2 at 2.5 GHz and 10 GB/s of RAM a core, up to one socket's. `cores`: logical.
+def of_cpu(name: str, cores: int, ram_bytes: int, capability: str = "") -> DeviceSpec:
+    """A node's CPU as one device: AVX2 at 2.5 GHz and 10 GB/s of RAM a core, up to one socket's. `cores`: logical;
+    `capability`: 'avx512_bf16' where it has that.
 
     Assumed, not measured: calibration corrects it.
     """
@@ -82,6 +83,7 @@ def of_cpu(name: str, cores: int, ram_bytes: int) -> DeviceSpec:
         link_bandwidth=CPU_BANDWIDTH,
         host_bandwidth=CPU_BANDWIDTH,
         source=f"Assumed of {cores} cores: AVX2 at 2.5 GHz, 10 GB/s of RAM a core up to 200 GB/s",
+        repacks_nf4=capability == "avx512_bf16",
     )
 
 

@@ -35,6 +35,8 @@ class DeviceSpec:
     """CUDA compute capability, e.g. 8.0."""
     host_bandwidth: float = 32e9
     """Bytes per second, one direction, between the device and the host's memory."""
+    repacks_nf4: bool = False
+    """A CPU with AVX512-BF16, for which bitsandbytes lays 4-bit weights out anew."""
 
     def has(self, number: str) -> bool:
         """Whether the device computes in this number type by itself."""

@@ -43,7 +43,9 @@ def estimate(
             (states(shape, workload, method, place, foreach=gpu) for place in places(shape, method)),
             key=lambda each: each.weights,
         )
-        found = _serving_lines(shape, method, held, serving(shape, workload, method), workload.context)
+        found = _serving_lines(
+            shape, method, held, serving(shape, workload, method, device.repacks_nf4), workload.context
+        )
         buffers = 0
     else:
         step = fullest(shape, workload, method, gpu)
@@ -71,14 +73,22 @@ def estimate(
     )
 
 
-def _weights(shape: ModelShape, method: Method, held: States) -> Found:
+def _weights(shape: ModelShape, method: Method, held: States, more: int = 0) -> Found:
     stored = f"{method.quantization} with its scales" if method.quantization != "none" else method.precision
+    if more:
+        stored += " in bf16, as this CPU's kernels want them"
     shards = method.data if method.zero_stage == 3 else 1
     shared = f", over {method.tensor * method.pipeline * shards} devices" if method.devices > 1 else ""
     if method.tensor * method.pipeline * shards == 1:
         shared = ""
-    words = f"{shape.parameters:,} parameters in {stored}{shared}: {size(held.weights)}."
-    return "weights", held.weights, held.weights, held.weights, words
+    weights = held.weights + more
+    return (
+        "weights",
+        weights,
+        weights,
+        weights,
+        f"{shape.parameters:,} parameters in {stored}{shared}: {size(weights)}.",
+    )
 
 
 def _serving_lines(shape: ModelShape, method: Method, held: States, served: Serving, context: int) -> list[Found]:
@@ -88,7 +98,7 @@ def _serving_lines(shape: ModelShape, method: Method, held: States, served: Serv
     requests = "1 request" if served.rows == 1 else f"{served.rows:,} requests"
     each = shape.kv_elements(1)
     return [
-        _weights(shape, method, held),
+        _weights(shape, method, held, served.repacked),
         (
             "kv_cache",
             served.cache,

@@ -7,6 +7,7 @@ sliding windows, arXiv:2310.06825).
 from dataclasses import dataclass
 
 from portal.planner.activations import WRITTEN_OUT, attention_kernel
+from portal.planner.repacking import Repacking, repacking
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import Layer, ModelShape
 from portal.planner.states import WIDTH
@@ -31,10 +32,13 @@ class Serving:
     scores: int
     tokens: int
     """Read at once."""
+    repacked: int = 0
+    """What weights that are laid out anew take more, for good."""
 
 
-def serving(shape: ModelShape, workload: Workload, method: Method) -> Serving:
-    """For this replica's share of the concurrent requests, all at full context."""
+def serving(shape: ModelShape, workload: Workload, method: Method, repacks: bool = False) -> Serving:
+    """For this replica's share of the concurrent requests, all at full context. `repacks`: the device lays nf4 weights
+    out anew when they are first used."""
     rows, context = -(-workload.concurrency // method.data), workload.context
     kept = KV_WIDTH[method.kv_cache]
     parts = method.tensor
@@ -44,6 +48,9 @@ def serving(shape: ModelShape, workload: Workload, method: Method) -> Serving:
     layer = max(shape.layers, key=lambda each: _reading(shape, each, 1, workload, method))
     tokens = min(rows * context, max(context if rows == 1 else 0, READ_AT_ONCE))
     reading = _reading(shape, layer, tokens, workload, method)
+    anew = repacking(shape) if repacks and method.quantization == "nf4" else Repacking(0, 0)
+    if anew.at_work:
+        reading = max(reading, anew.at_work + _waiting(shape, layer, tokens, workload, method))
     # The reading doesn't wait for the cache's last copy, nor the copy for the reading.
     grown = int(rows * context * layer.attention.kv_width * kept / 2 / min(parts, shape.kv_heads))
     return Serving(
@@ -53,7 +60,17 @@ def serving(shape: ModelShape, workload: Workload, method: Method) -> Serving:
         reading,
         rows * shape.vocab * 4 * SCORES // method.tensor if shape.logits else 0,
         tokens,
+        anew.scales,
     )
+
+
+def _waiting(shape: ModelShape, layer: Layer, tokens: int, workload: Workload, method: Method) -> int:
+    """What is there while the MLP's weight is made ready: one activation of it, four widths of the residual stream,
+    the mask and the rotary tables."""
+    rows = -(-workload.concurrency // method.data)
+    width, rotary = WIDTH[method.precision], layer.attention.rope_dim or layer.attention.head_dim
+    mask = workload.context if rows > 1 and attention_kernel(shape, method) != "flash" else 0
+    return tokens * (width * (layer.mlp.active_width + 4 * shape.hidden + 2 * rotary) + mask + 24)
 
 
 def _reading(shape: ModelShape, layer: Layer, tokens: int, workload: Workload, method: Method) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -127,6 +128,9 @@ def test_a_machine_without_gpus_is_one_cpu(tmp_path, monkeypatch):
     (device,) = profile.devices
     assert (device.kind, device.index) == ("cpu", 0)
     assert device.name
+    cpuinfo = Path("/proc/cpuinfo")
+    says = cpuinfo.read_text() if cpuinfo.exists() else ""
+    assert (device.compute_capability == "avx512_bf16") == ("avx512_bf16" in says)
     assert device.memory_bytes == profile.ram_bytes > GIB / 4
     assert profile.cores >= 1
     assert profile.disk_free_bytes > 0

@@ -167,6 +167,7 @@ class DeviceProfile(Contract):
     uuid: str = ""
     power_limit_w: float | None = None
     compute_capability: str | None = None
+    """CUDA's, such as '9.0'; 'avx512_bf16' of a CPU that has it."""
 
 
 class LinkProfile(Contract):

@@ -3,6 +3,7 @@
 Runs nothing. Errors are fractions of what was measured; a positive one is an over-prediction.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -11,16 +12,16 @@ from typing import Any
 from portal.planner import memory
 from portal.planner.answer import Memory
 from portal.planner.calibration import Calibration, Observation, apply, fit, method_key, quantile
+from portal.planner.devices import of_cpu
 from portal.planner.families import shape_from_config
-from portal.planner.hardware import DeviceSpec
 from portal.planner.request import Method, Workload
 from portal.planner.rules import DEFAULT_RULES
 from tests.bench.planner.cases import Case, config
 from tests.bench.planner.peers import PEERS
+from workers import probe
 
-HERE = DeviceSpec(
-    name="cpu-here", title="This machine", kind="cpu", memory_bytes=24 * 2**30, bandwidth=20e9, flops={"fp32": 1e11}
-)
+_CPU = probe.cpu()
+HERE = of_cpu(_CPU.name, os.cpu_count() or 1, 24 * 2**30, _CPU.compute_capability or "")
 WIDTH = {"fp32": 4, "bf16": 2}
 
 

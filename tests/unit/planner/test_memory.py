@@ -1,5 +1,6 @@
 """What a device holds: the lines, what moves them, and when it is too much."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -51,6 +52,22 @@ def test_words_show_the_numbers() -> None:
 def test_tensor_bytes_leave_out_what_is_no_tensor() -> None:
     found = taken()
     assert memory.tensor_bytes(found) == found.expected - line(found, "context") - line(found, "reserve")
+
+
+def test_a_cpu_that_lays_4_bit_weights_out_anew_takes_what_that_takes() -> None:
+    """SmolLM2: 106,168,320 quantized parameters in 210 tensors, the largest of 576 × 1536."""
+    serve = Workload(goal="infer", context=128)
+    old = taken("smollm2-135m", serve, CPU, quantization="nf4", precision="fp32", kv_cache="fp32")
+    wide = replace(CPU, repacks_nf4=True)
+    new = taken("smollm2-135m", serve, wide, quantization="nf4", precision="fp32", kv_cache="fp32")
+    untouched = taken("smollm2-135m", serve, wide, quantization="int8", precision="fp32", kv_cache="fp32")
+
+    scales = 2 * 106_168_320 // 64 + 64 * 210
+    nested = 106_168_320 // 64 + 4 * 106_168_320 // 64 // 256 + 4 * 273 * 210
+    assert abs(line(new, "weights") - line(old, "weights") - (scales - nested)) < 4 * 210  # rounding, tensor by tensor
+    assert "bf16" in words(new, "weights")
+    assert line(new, "activations") > 7 * 576 * 1536 > line(old, "activations")
+    assert untouched == taken("smollm2-135m", serve, CPU, quantization="int8", precision="fp32", kv_cache="fp32")
 
 
 def test_lora_trains_its_adapters_and_full_everything() -> None:
