@@ -44,6 +44,7 @@ def calibration(request: SignedInRequest) -> HttpResponse:
         ],
         "runs": sum(lesson.runs for lesson in lessons),
         "before": median(abs(row.bytes_error()) for row in latest) if latest else None,
+        "resident": any(row.basis == "rss" for row in latest),
         "fewest": FEWEST,
         "goals": GOALS,
     }

@@ -22,6 +22,8 @@ SPREAD = 0.01
 """Least spread of a ratio that is told apart, so that runs that agree by chance make no outliers."""
 LEAN = 0.75
 """Quantile of measured / predicted bytes: it costs little to reserve a bit more, and a run to reserve less."""
+WORTH = 0.05
+"""Median error that leaning may cost. Beyond it a factor must be less wrong than none, run by run left out."""
 
 
 @dataclass(frozen=True)
@@ -123,18 +125,28 @@ def _calibrated(seen: Sequence[Observation]) -> Calibrated | None:
     speed = _ratios([(one.predicted_step_s, one.measured_step_s) for one in seen])
     if len(memory) < FEWEST and len(speed) < FEWEST:
         return None
-    memory_factor, speed_factor, errors, runs = 1.0, 1.0, [], 0
-    if len(memory) >= FEWEST:
-        memory_factor, errors, runs = quantile(inliers(memory), LEAN), _left_out(memory), len(memory)
+    memory_factor, speed_factor, error, words = (
+        1.0,
+        1.0,
+        0.0,
+        "calibrated on {runs} runs here, median error {error:.0%}",
+    )
     if len(speed) >= FEWEST:
-        speed_factor, runs = median(inliers(speed)), max(runs, len(speed))
-    error = median(errors) if errors else median(abs(ratio / speed_factor - 1) for ratio in speed)
+        speed_factor = median(inliers(speed))
+        error = median(abs(ratio / speed_factor - 1) for ratio in speed)
+    if len(memory) >= FEWEST:
+        plain, error = median(abs(1 / ratio - 1) for ratio in memory), median(_left_out(memory))
+        if error <= max(plain, WORTH):
+            memory_factor = quantile(inliers(memory), LEAN)
+        else:
+            error, words = plain, "{runs} runs here differ too much for one factor on memory, median error {error:.0%}"
+    runs = max(len(found) for found in (memory, speed) if len(found) >= FEWEST)
     return Calibrated(
         runs=runs,
         memory_factor=memory_factor,
         speed_factor=speed_factor,
         median_error=error,
-        words=f"calibrated on {runs} runs here, median error {error:.0%}",
+        words=words.format(runs=runs, error=error),
     )
 
 

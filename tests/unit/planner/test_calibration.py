@@ -1,5 +1,7 @@
 """What finished runs teach: how many it takes, how outliers fare, and what the factors do to an estimate."""
 
+from statistics import median
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +43,20 @@ def test_it_leans_to_more_rather_than_less() -> None:
     found = fit(seen(*ratios)).factor("a100-80", KEY)
     assert found is not None
     assert sum(ratio <= found.memory_factor + 1e-6 for ratio in ratios) >= 4
+
+
+def test_runs_that_agree_on_nothing_correct_nothing() -> None:
+    found = fit(seen(3.1, 1.6, 0.86, 0.82)).factor("a100-80", KEY)
+    assert found is not None
+    assert (found.memory_factor, round(found.median_error, 2)) == (1.0, 0.30)
+    assert found.words == "4 runs here differ too much for one factor on memory, median error 30%"
+
+
+@given(st.lists(st.floats(0.2, 5.0), min_size=3, max_size=30))
+def test_a_correction_is_never_worse_than_none(ratios: list[float]) -> None:
+    found = fit(seen(*ratios)).factor("a100-80", KEY)
+    assert found is not None
+    assert found.median_error <= max(median(abs(1 / ratio - 1) for ratio in ratios), 0.05) + 1e-6
 
 
 def test_devices_and_methods_are_told_apart() -> None:
@@ -112,7 +128,7 @@ def test_keys_tell_ways_apart_that_differ_in_what_they_keep() -> None:
 def test_a_factor_is_never_beyond_what_was_seen(ratios: list[float]) -> None:
     found = fit(seen(*ratios)).factor("a100-80", KEY)
     assert found is not None
-    assert min(ratios) * 0.999 <= found.memory_factor <= max(ratios) * 1.001
+    assert found.memory_factor == 1 or min(ratios) * 0.999 <= found.memory_factor <= max(ratios) * 1.001
     assert found.median_error >= 0
 
 
