@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portal.jobs.scheduler import Policy, Waiting, decide
-from portal.jobs.scheduler.order import effective_priority, overtaking_s
-from portal.jobs.scheduler.share import accrue, used
+from portal.jobs.scheduler.order import effective_priority, in_order, overtaking_s
+from portal.jobs.scheduler.share import Ledger, accrue, used
 from tests.unit.scheduler_fleet import HOUR, node, placed, waits, wants
 
 
@@ -100,3 +100,43 @@ def test_nobody_is_overtaken_by_a_job_queued_after_the_policys_bound(
         ours = effective_priority(old, policy, now, old_used * policy.fair_share_points)
         theirs = effective_priority(late, policy, now, new_used * policy.fair_share_points)
         assert ours > theirs or math.isclose(ours, theirs, abs_tol=1e-6)
+
+
+asked = st.tuples(
+    st.sampled_from(("red", "blue", "green")),
+    st.sampled_from((-100, 0, 0, 5, 100)),
+    st.one_of(st.none(), st.sampled_from((0.0, 99 * HOUR, 200 * HOUR)), st.floats(0, 101 * HOUR)),
+    st.integers(0, 8),
+)
+"""Team, priority, when it was queued, devices it is given when its turn comes (0: it waits)."""
+
+
+@given(st.lists(asked, max_size=30), st.sampled_from((HOUR, 72 * HOUR)), st.sampled_from((0.0, 24.0, 500.0)))
+def test_the_order_is_that_of_weighing_everybody_again_at_every_turn(
+    jobs: list[tuple[str, int, float | None, int]], old_s: float, fair_share_points: float
+) -> None:
+    policy, now = Policy(old_s=old_s, fair_share_points=fair_share_points), 100 * HOUR
+    queue = [wants(n, team=team, priority=points, queued_at=at) for n, (team, points, at, _) in enumerate(jobs)]
+
+    def ledger() -> Ledger:
+        return Ledger({"red": 5e4, "blue": 1e4}, [job.team for job in queue], 8, policy)
+
+    def give(to: Ledger, job: Waiting) -> None:
+        if devices := jobs[job.job][3]:
+            to.give(job.team, devices, None)
+
+    told, weighed, left = ledger(), ledger(), list(queue)
+    for job in in_order(queue, policy, now, told):
+        best = min(
+            left,
+            key=lambda one: (
+                -effective_priority(one, policy, now, weighed.penalty(one.team)),
+                now if one.queued_at is None else one.queued_at,
+                one.job,
+            ),
+        )
+        assert job == best
+        left.remove(best)
+        give(told, job)
+        give(weighed, job)
+    assert not left

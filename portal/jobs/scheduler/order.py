@@ -9,6 +9,7 @@ effective priority only rises.
 """
 
 import heapq
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from portal.jobs.scheduler.policy import HOUR, Policy
@@ -41,20 +42,36 @@ def overtaking_s(policy: Policy, points: float) -> float:
 def in_order(queue: Iterable[Waiting], policy: Policy, now: float, ledger: Ledger) -> Iterator[Waiting]:
     """The queue, highest effective priority first; among equals the one queued first, then the lower number.
 
-    What the ledger is given between two jobs counts for those that follow: penalties only rise, so a job whose turn
-    comes is weighed again and put back if another one is now before it.
+    Of one team and priority the one queued first is always before the others, whatever the penalty: they stand in a
+    line, and only its first one is weighed. What the ledger is given between two jobs counts for those that follow:
+    penalties only rise, so a line whose turn comes is weighed again and put back if another one is now before it.
     """
-    heap = []
-    for job in queue:
-        points, counts = standing(job, policy, now)
-        first = now if job.queued_at is None else job.queued_at
-        heap.append((ledger.penalty(job.team) * counts - points, first, job.job, points, counts, job))
+    lines: dict[tuple[str, int], list[Waiting]] = defaultdict(list)
+    for job in sorted(queue, key=lambda job: _place_in_line(job, now), reverse=True):
+        lines[job.team, job.priority].append(job)
+
+    def turn(line: list[Waiting]) -> _Turn:
+        points, counts = standing(line[-1], policy, now)
+        minus = ledger.penalty(line[-1].team) * counts - points
+        return minus, *_place_in_line(line[-1], now), line
+
+    heap = [turn(line) for line in lines.values()]
     heapq.heapify(heap)
     while heap:
-        minus, first, number, points, counts, job = heap[0]
-        again = ledger.penalty(job.team) * counts - points
-        if again > minus:
-            heapq.heapreplace(heap, (again, first, number, points, counts, job))
-        else:
-            heapq.heappop(heap)
-            yield job
+        line = heap[0][-1]
+        again = turn(line)
+        if again[0] > heap[0][0]:
+            heapq.heapreplace(heap, again)
+            continue
+        heapq.heappop(heap)
+        yield line.pop()
+        if line:
+            heapq.heappush(heap, turn(line))
+
+
+_Turn = tuple[float, float, int, list[Waiting]]
+"""Minus the effective priority and the place in line of the first of a line, and the line, its first at the end."""
+
+
+def _place_in_line(job: Waiting, now: float) -> tuple[float, int]:
+    return now if job.queued_at is None else job.queued_at, job.job
