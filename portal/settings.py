@@ -129,9 +129,10 @@ LIFTOFF_KEEP = {
     "metrics": _keep("METRICS", days=365, size=100_000_000, unit="ROWS"),
     "logs": _keep("LOGS", days=180, size=50_000_000, unit="ROWS"),
     "events": _keep("EVENTS", days=730, size=20_000_000, unit="ROWS"),
+    "nodes": _keep("NODES", days=365, size=100_000, unit="ROWS"),
     "results": _keep("RESULTS", days=365, size=1000, unit="GIB"),
 }
-"""What of finished jobs is kept, and how long."""
+"""What of finished jobs, and of what happened to nodes, is kept, and how long."""
 
 SQLITE_OPTIONS = {
     "transaction_mode": "IMMEDIATE",

@@ -1,4 +1,5 @@
-"""Deletes what of finished jobs is beyond the limits (LIFTOFF_KEEP): metrics, logs, events, results in the store.
+"""Deletes what is beyond the limits (LIFTOFF_KEEP): metrics, logs, events and results of finished jobs, and what
+nodes' pages tell of long ago.
 
 Never what a live job or the catalog needs. Bounded work a call, in short transactions. Knows nothing of nodes' disks.
 """
@@ -6,7 +7,7 @@ Never what a live job or the catalog needs. Bounded work a call, in short transa
 import logging
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.db.models import Count, Exists, Max, Min, Model, OuterRef, QuerySet
 
 from portal.accounts.services import audit
 from portal.catalog.models import Adapter
+from portal.fleet.models import NodeEvent
 from portal.jobs.lifecycle import FINAL
 from portal.jobs.models import Attempt
 from portal.telemetry import results
@@ -37,11 +39,11 @@ class Gone(NamedTuple):
     """What was deleted, or would be."""
 
     what: str
-    """In words: 'metrics of job #3, attempt 1', or a URI."""
+    """In words: 'metrics of job #3, attempt 1', 'what happened to nodes', or a URI."""
     size: int
     """Rows, or bytes of a result."""
     kind: str
-    """metrics, logs, events or results."""
+    """metrics, logs, events, nodes or results."""
     why: str
 
     def __str__(self) -> str:
@@ -58,7 +60,7 @@ class Sweep(NamedTuple):
 
     def totals(self) -> str:
         """In words: '1,200 rows of metrics, 3 results (10.5 MiB)'; '' for nothing."""
-        rows = {kind: sum(item.size for item in self.gone if item.kind == kind) for kind in ROWS}
+        rows = {kind: sum(item.size for item in self.gone if item.kind == kind) for kind in (*ROWS, "nodes")}
         words = [f"{count:,} rows of {kind}" for kind, count in rows.items() if count]
         if kept := [item.size for item in self.gone if item.kind == "results"]:
             words.append(f"{len(kept)} results ({sum(kept) / 2**20:,.1f} MiB)")
@@ -79,8 +81,10 @@ def sweep_once(now: datetime, *, dry_run: bool = False) -> Sweep:
             continue
         deleted, unfinished = _delete_rows(kind, records, doomed)
         gone, more = gone + deleted, more or unfinished
-    results_gone, unfinished = _sweep_results(now, dry_run)
-    sweep = Sweep(gone + results_gone, more or unfinished)
+    for part in (_sweep_node_events, _sweep_results):
+        deleted, unfinished = part(now, dry_run)
+        gone, more = gone + deleted, more or unfinished
+    sweep = Sweep(gone, more)
     if sweep.gone and not dry_run:
         audit(None, "sweep", "retention", sweep.totals())
     return sweep
@@ -154,6 +158,30 @@ def _delete_rows(kind: str, records: type[Model], doomed: list[Doomed[Rows]]) ->
         if left <= 0:
             return gone, True
     return gone, len(doomed) > MOST_ATTEMPTS
+
+
+def _sweep_node_events(now: datetime, dry_run: bool) -> tuple[list[Gone], bool]:
+    """As `_delete_rows`, of what happened to nodes."""
+    limit = _limit("nodes")
+    rows = NodeEvent.objects.order_by("pk")
+    doomed = []
+    if limit.days:
+        doomed.append((rows.filter(at__lt=now - timedelta(days=limit.days)), limit.too_old()))
+    if limit.size and (first_over := NodeEvent.objects.order_by("-pk").values_list("pk", flat=True)[limit.size :][:1]):
+        doomed.append((rows.filter(pk__lte=first_over[0]), limit.too_much()))
+    gone = []
+    left = MOST_ROWS
+    for events, why in doomed:
+        count = events.count() if dry_run else 0
+        while not dry_run and left > 0:
+            batch, _ = NodeEvent.objects.filter(pk__in=events.values("pk")[: min(BATCH_ROWS, left)]).delete()
+            count, left = count + batch, left - batch
+            if not batch:
+                break
+            time.sleep(PAUSE_S)
+        if count:
+            gone.append(Gone("what happened to nodes", count, "nodes", why))
+    return gone, left <= 0
 
 
 def _sweep_results(now: datetime, dry_run: bool) -> tuple[list[Gone], bool]:

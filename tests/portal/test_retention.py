@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+from django.db import OperationalError
 from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -18,10 +19,14 @@ from portal import settings as portal_settings
 from portal.accounts.models import AuditEntry
 from portal.catalog import store
 from portal.catalog.models import Adapter
+from portal.fleet.models import NodeEvent
+from portal.fleet.services import note
 from portal.jobs.models import Attempt, Job
 from portal.telemetry import retention
+from portal.telemetry import sweeper as sweeper_module
 from portal.telemetry.models import AttemptEvent, LogLine, MetricPoint
 from portal.telemetry.retention import sweep_once
+from portal.telemetry.sweeper import Sweeper
 from tests.portal.factories import make_adapter, make_attempt, make_dataset, make_job, make_model, make_node
 from workers.contract.keeping import Limit
 from workers.contract.names import UnsafeURI
@@ -36,7 +41,9 @@ def limits(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, Lim
     """30 days of everything, and no limit of size, until a test says otherwise."""
     monkeypatch.setattr(retention, "PAUSE_S", 0)
     rows = Limit(30, 0, "ROWS")
-    settings.LIFTOFF_KEEP = {"metrics": rows, "logs": rows, "events": rows, "results": Limit(30, 0, "GIB")}
+    settings.LIFTOFF_KEEP = dict.fromkeys(("metrics", "logs", "events", "nodes"), rows) | {
+        "results": Limit(30, 0, "GIB")
+    }
     return settings.LIFTOFF_KEEP  # type: ignore[no-any-return]
 
 
@@ -296,6 +303,85 @@ class TestSayingSo:
         monkeypatch.setenv("LIFTOFF_KEEP_LOGS_ROWS", "many")
         with pytest.raises(ImproperlyConfigured, match=r"^LIFTOFF_KEEP_LOGS_ROWS: 'many' is no limit; .*\.$"):
             portal_settings._keep("LOGS", days=1, size=1, unit="ROWS")
+
+
+class TestNodeEvents:
+    @staticmethod
+    def happened(*days_ago: float) -> None:
+        for days in days_ago:
+            event = note(make_node(), f"{days:g} days ago")
+            NodeEvent.objects.filter(pk=event.pk).update(at=NOW - timedelta(days=days))
+
+    @staticmethod
+    def told() -> list[str]:
+        return list(NodeEvent.objects.order_by("pk").values_list("text", flat=True))
+
+    def test_what_happened_long_ago_is_told_no_more(self) -> None:
+        self.happened(100, 31, 29, 1)
+        sweep = sweep_once(NOW)
+        assert self.told() == ["29 days ago", "1 days ago"]
+        assert [str(item) for item in sweep.gone] == ["what happened to nodes: 2 rows; older than 30 days"]
+
+    def test_beyond_the_number_of_rows_the_oldest_go(self, limits: dict[str, Limit]) -> None:
+        limits["nodes"] = Limit(0, 2, "ROWS")
+        self.happened(3, 2, 1)
+        assert [item.why for item in sweep_once(NOW, dry_run=True).gone] == ["more than 2 rows"]
+        assert len(self.told()) == 3
+        sweep_once(NOW)
+        assert self.told() == ["2 days ago", "1 days ago"]
+
+    def test_more_than_one_call_does_is_done_by_the_next(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retention, "MOST_ROWS", 2)
+        monkeypatch.setattr(retention, "BATCH_ROWS", 1)
+        self.happened(90, 80, 70)
+        assert sweep_once(NOW).more
+        assert not sweep_once(NOW).more
+        assert self.told() == []
+
+
+class TestHourly:
+    """The leading controller's own sweep."""
+
+    def test_soon_after_it_leads_and_then_every_hour(self) -> None:
+        seconds = 0.0
+        sweeper = Sweeper(clock=lambda: seconds, now=lambda: NOW)
+        swept = []
+        for _ in range(3 * 60):
+            if sweeper.step(leads=True):
+                swept.append(seconds)
+            seconds += 60
+        assert swept == [60, 3660, 7260]
+
+    def test_one_that_stands_by_deletes_nothing(self) -> None:
+        old = run(days_ago=31, rows=1)
+        seconds = 0.0
+        sweeper = Sweeper(clock=lambda: seconds, now=lambda: NOW)
+        for seconds in range(0, 10_000, 100):  # noqa: B007
+            assert not sweeper.step(leads=False)
+        assert rows(old) == (1, 1, 1)
+
+    def test_what_one_call_left_is_done_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retention, "MOST_ROWS", 2)
+        monkeypatch.setattr(retention, "BATCH_ROWS", 1)
+        old = run(days_ago=31, rows=5)
+        sweeper = Sweeper(first_s=0, now=lambda: NOW)
+        assert sweeper.step(leads=True)
+        assert rows(old) == (0, 0, 0)
+
+    def test_an_outage_is_no_end_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seconds = 0.0
+        sweeper = Sweeper(first_s=0, clock=lambda: seconds, now=lambda: NOW)
+        with monkeypatch.context() as broken:
+            broken.setattr(sweeper_module, "sweep_once", _away)
+            assert sweeper.step(leads=True)
+        old = run(days_ago=31, rows=1)
+        seconds = 3600
+        sweeper.step(leads=True)
+        assert rows(old) == (0, 0, 0)
+
+
+def _away(now: datetime) -> None:
+    raise OperationalError("the database is away")
 
 
 STATUSES = st.sampled_from(["succeeded", "failed", "running", "cancelling"])

@@ -16,6 +16,7 @@ from portal.jobs.leadership import Candidate
 from portal.jobs.leases import Hearing
 from portal.jobs.usage import Usage
 from portal.telemetry.ingest import Ingest
+from portal.telemetry.sweeper import Sweeper
 from portal.telemetry.upkeep import upkeep
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Command(BaseCommand):
         threads = [
             threading.Thread(target=candidate.run, args=(stop,), name="leadership"),
             threading.Thread(target=ingest.run, args=(stop, lambda: candidate.leads), name="ingest"),
+            threading.Thread(target=Sweeper().run, args=(stop, lambda: candidate.leads), name="sweeper"),
         ]
         for thread in threads:
             thread.start()

@@ -10,7 +10,7 @@ from portal.telemetry.retention import sweep_once
 
 
 class Command(BaseCommand):
-    help = "Delete metrics, logs, events and results of finished jobs that are beyond the LIFTOFF_KEEP_* limits."
+    help = "Delete what of finished jobs, and of what happened to nodes, is beyond the LIFTOFF_KEEP_* limits."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="Only list what would go, and why.")
