@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from workers.contract.stopping import STOP_GRACE_S, longest_stop_s
+
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 120
 
@@ -81,7 +83,7 @@ class Portal:
         self.client.close()
         self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(40)
+            return self.process.wait(longest_stop_s(STOP_GRACE_S) + 15)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

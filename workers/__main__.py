@@ -15,6 +15,7 @@ from workers.app import make_app, make_worker
 from workers.artifacts import FsspecStore
 from workers.beats import Heart
 from workers.contract.events import NodeProfile
+from workers.contract.stopping import longest_stop_s
 from workers.desk import Desk
 from workers.exporter import WorkerCollector, start_exporter
 from workers.held import Place
@@ -30,8 +31,6 @@ from workers.tasks import register
 log = logging.getLogger("workers")
 
 _DRAIN_S = 3.0
-_REST_S = 14.0
-"""Beside the children's grace: to kill what is left, to tell the end, to deliver events."""
 
 
 def main() -> int:
@@ -95,17 +94,12 @@ def _probe(settings: WorkerSettings) -> NodeProfile:
     return probe(settings.node, address=settings.address, home=settings.home, environment=os.environ)
 
 
-def longest_stop_s(stop_grace_s: float) -> float:
-    """A worker that hasn't stopped this long after the signal leaves as it is; the guards and recovery do the rest.
-
-    Twice the grace: a child may save its work for that long, and what it saved may be on its way for as long.
-    """
-    return 2 * stop_grace_s + _REST_S
-
-
 def _connect_signals(desk: Desk) -> None:
     def stopping(**_: object) -> None:
-        """Celery waits for its threads; the attempts in them must end."""
+        """Celery waits for its threads; the attempts in them must end.
+
+        A worker that hasn't stopped by then leaves as it is; the guards and recovery do the rest.
+        """
         desk.stop.set()
         last_resort = threading.Timer(longest_stop_s(desk.stop_grace_s), os._exit, args=[1])
         last_resort.daemon = True

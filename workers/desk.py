@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from workers.contract.events import RunningAttempt
 from workers.contract.reasons import Reason
 from workers.contract.spec import Order, UnknownVersion
-from workers.held import STOP_GRACE_S, End, Held, Identity, Place
+from workers.contract.stopping import STOP_GRACE_S
+from workers.held import End, Held, Identity, Place
 from workers.leases import Lease, LeaseBook, LeaseWatch
 from workers.shipping import send_again
 from workers.spool import run_dir_name

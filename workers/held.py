@@ -11,12 +11,11 @@ from typing import NamedTuple
 from workers.artifacts import ArtifactStore
 from workers.contract.events import RunningAttempt
 from workers.contract.reasons import Reason
+from workers.contract.stopping import STOP_GRACE_S
 from workers.guard import GRACE_S
 from workers.leases import Lease
 from workers.sinks import EventSink
 from workers.spool import Spool
-
-STOP_GRACE_S = 20.0
 
 Identity = tuple[int, int, str]
 """(job, attempt, token)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.contract.names import SLUG
-from workers.held import STOP_GRACE_S
+from workers.contract.stopping import STOP_GRACE_S
 
 
 class SettingsError(ValueError):
@@ -80,7 +80,9 @@ def from_environment(environment: Mapping[str, str]) -> WorkerSettings:
         allowed_roots=_listed(environment.get("LIFTOFF_ALLOWED_ROOTS", "")),
         metrics_host=environment.get("LIFTOFF_METRICS_HOST") or "127.0.0.1",
         metrics_port=_port("LIFTOFF_METRICS_PORT", environment.get("LIFTOFF_METRICS_PORT") or "9400"),
-        stop_grace_s=_number("LIFTOFF_STOP_GRACE_S", environment.get("LIFTOFF_STOP_GRACE_S") or "20", 0, 3600),
+        stop_grace_s=_number(
+            "LIFTOFF_STOP_GRACE_S", environment.get("LIFTOFF_STOP_GRACE_S") or str(STOP_GRACE_S), 0, 3600
+        ),
         spool_limit_bytes=int(
             1024**2 * _number("LIFTOFF_SPOOL_LIMIT_MIB", environment.get("LIFTOFF_SPOOL_LIMIT_MIB") or "2048", 1, 10**6)
         ),

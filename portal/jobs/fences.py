@@ -16,10 +16,15 @@ from workers.contract.names import EPOCH_FIELD, LEASES
 from workers.contract.spec import Order
 
 log = logging.getLogger(__name__)
-_WITHDRAW = """
-if redis.call('hget', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('hdel', KEYS[1], ARGV[1]) end
-return 0
+_CHANGE = """
+for at = 1, #ARGV, 3 do
+  local field, old, new = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  if (redis.call('hget', KEYS[1], field) or '') == old then
+    if new == '' then redis.call('hdel', KEYS[1], field) else redis.call('hset', KEYS[1], field, new) end
+  end
+end
 """
+"""Takes (field, what it says now, what it is to say), '' for nothing: a field that says something else is left."""
 
 
 def grant(order: Order) -> bool:
@@ -32,31 +37,27 @@ def withdraw(job: int, attempt: int, token: str) -> bool:
 
     False when Redis could not be reached; `publish` does it then.
     """
-    return _try(lambda: client().eval(_WITHDRAW, 1, LEASES, str(job), _value(attempt, token)))
+    return _try(lambda: client().eval(_CHANGE, 1, LEASES, str(job), _value(attempt, token), ""))
 
 
 def publish(epoch: int) -> bool:
-    """Make the hash say what the database says; write it whole where it isn't. True when Redis had lost it.
+    """Make the hash say what the database says. True when Redis had lost it.
+
+    What somebody else changed since the hash was read stays as it is now, until the next time.
 
     Raises redis.RedisError or OSError when it can't be reached.
     """
-    # The hash is read first: an attempt that ends meanwhile is taken from it twice, never put back.
     found: dict[str, str] = client().hgetall(LEASES)  # type: ignore[assignment]
     live = Attempt.objects.filter(finished_at=None).order_by().values_list("job_id", "number", "token")
-    wanted = {str(job): _value(number, token) for job, number, token in live}
-    if EPOCH_FIELD not in found or found[EPOCH_FIELD] != str(epoch):
-        with client().pipeline(transaction=True) as pipe:
-            pipe.delete(LEASES)
-            pipe.hset(LEASES, items=_flat({**wanted, EPOCH_FIELD: str(epoch)}))
-            pipe.execute()
-        return EPOCH_FIELD not in found
-    gone = [job for job in found if job not in wanted and job != EPOCH_FIELD]
-    changed = {job: value for job, value in wanted.items() if found.get(job) != value}
-    if gone:
-        client().hdel(LEASES, *gone)
-    if changed:
-        client().hset(LEASES, items=_flat(changed))
-    return False
+    wanted = {str(job): _value(number, token) for job, number, token in live} | {EPOCH_FIELD: str(epoch)}
+    changes = [
+        (field, found.get(field, ""), wanted.get(field, ""))
+        for field in found.keys() | wanted.keys()
+        if found.get(field) != wanted.get(field)
+    ]
+    if changes:
+        client().eval(_CHANGE, 1, LEASES, *[part for change in changes for part in change])
+    return EPOCH_FIELD not in found
 
 
 def _value(attempt: int, token: str) -> str:

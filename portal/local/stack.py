@@ -21,9 +21,12 @@ from types import FrameType
 import redis
 from django.conf import settings
 
+from workers.contract.stopping import STOP_GRACE_S, longest_stop_s
+
 log = logging.getLogger(__name__)
 
-STOP_GRACE_S = 15
+STOP_S = 15.0
+"""A part that is told to stop is killed after this, unless it says that it needs longer."""
 CRASH_LOOP_S = 60
 CRASH_LOOP_RESTARTS = 5
 PR_SET_PDEATHSIG = 1
@@ -35,12 +38,16 @@ class StartError(RuntimeError):
 
 @dataclass
 class Part:
-    """One child process. `restarts` holds the monotonic times at which it was started again."""
+    """One child process, killed `stop_s` after it was told to stop.
+
+    `restarts` holds the monotonic times at which it was started again.
+    """
 
     name: str
     command: list[str]
     env: dict[str, str]
     process: "subprocess.Popen[bytes]"
+    stop_s: float = STOP_S
     restarts: list[float] = field(default_factory=list)
 
 
@@ -51,9 +58,9 @@ class Stack:
     logs: Path
     parts: list[Part] = field(default_factory=list)
 
-    def start(self, name: str, command: list[str], env: dict[str, str] | None = None) -> Part:
+    def start(self, name: str, command: list[str], env: dict[str, str] | None = None, stop_s: float = STOP_S) -> Part:
         """Start a child in its own process group, its output in `<logs>/<name>.log`."""
-        part = Part(name, command, env or {}, self._spawn(name, command, env or {}))
+        part = Part(name, command, env or {}, self._spawn(name, command, env or {}), stop_s)
         self.parts.append(part)
         return part
 
@@ -103,7 +110,7 @@ class Stack:
             if part.process.poll() is None:
                 part.process.terminate()
             try:
-                part.process.wait(STOP_GRACE_S)
+                part.process.wait(part.stop_s)
             except subprocess.TimeoutExpired:
                 log.warning("%s does not end; killing it", part.name)
             with contextlib.suppress(ProcessLookupError):
@@ -172,6 +179,15 @@ def worker_environment() -> dict[str, str]:
     }
 
 
+def worker_stop_s() -> float:
+    """Longer than a worker needs that saves what runs on it. It says itself what is wrong with a grace that is none."""
+    try:
+        grace_s = float(os.environ.get("LIFTOFF_STOP_GRACE_S") or STOP_GRACE_S)
+    except ValueError:
+        grace_s = STOP_GRACE_S
+    return longest_stop_s(grace_s) + 1
+
+
 def start_all(stack: Stack, host: str, port: int) -> str:
     """Start every part and wait until the portal answers. Returns its URL."""
     if _taken(host, port):
@@ -184,7 +200,7 @@ def start_all(stack: Stack, host: str, port: int) -> str:
          "--lifespan", "off", "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "3"],
     )  # fmt: skip
     stack.start("controller", [python, "manage.py", "controller"])
-    stack.start("worker", [python, "-m", "workers"], worker_environment())
+    stack.start("worker", [python, "-m", "workers"], worker_environment(), stop_s=worker_stop_s())
     stack.wait_until(lambda: _taken(host, port), "the web server")
     return f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}"  # noqa: S104
 

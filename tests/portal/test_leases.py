@@ -196,6 +196,32 @@ def test_the_hash_is_made_whole_and_says_when_redis_had_lost_it(attempt: Attempt
     assert live_redis.hget(LEASES, EPOCH_FIELD) == "2"
 
 
+def test_what_changes_while_the_hash_is_compared_is_not_undone(
+    attempt: Attempt, live_redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fences.publish(1)
+    live_redis.hset(LEASES, "77", "1:gone")
+
+    class Meanwhile:
+        """Between the reading and the change, two jobs get the leases of later attempts."""
+
+        def hgetall(self, name: str) -> Any:
+            found = live_redis.hgetall(name)
+            live_redis.hset(LEASES, mapping={"77": "2:later", "78": "1:new"})
+            return found
+
+        def eval(self, *arguments: Any) -> Any:
+            return live_redis.eval(*arguments)
+
+    monkeypatch.setattr(fences, "client", Meanwhile)
+    for epoch in (1, 2):
+        fences.publish(epoch)
+        mine = {str(attempt.job_id): f"1:{attempt.token}", EPOCH_FIELD: str(epoch)}
+        assert live_redis.hgetall(LEASES) == {**mine, "77": "2:later", "78": "1:new"}
+        live_redis.hset(LEASES, "77", "1:gone")
+        live_redis.hdel(LEASES, "78")
+
+
 def say(attempt: Attempt, first: int, *events: dict[str, Any]) -> None:
     record(
         [
