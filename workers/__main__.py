@@ -59,7 +59,13 @@ def serve(settings: WorkerSettings, command: Sequence[str] | None = None) -> int
         sink, book = RedisSink(settings.redis_url), RedisLeaseBook(settings.redis_url)
         profile = _probe(settings)
         recover(settings.runs_dir, sink, book)
-        store = FsspecStore(settings.store, settings.allowed_roots, settings.artifact_cache_dir)
+        store = FsspecStore(
+            settings.store,
+            settings.allowed_roots,
+            settings.artifact_cache_dir,
+            room=keeper.make_room,
+            copies_local=settings.store_is_afar,
+        )
         place = Place(settings.runs_dir, store, sink, settings.spool_limit_bytes)
         desk = Desk(settings.node, place, book, command, settings.stop_grace_s)
         desk.leases.start()

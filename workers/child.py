@@ -131,6 +131,14 @@ class Child:
         kill_run(self._run_dir)
 
 
+def signal_name(number: int) -> str:
+    """Such as SIGKILL."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def kill_run(run_dir: Path, timeout_s: float = 3.0) -> int:
     """Kill every process that carries this run directory in its environment; how many there were."""
     killed: set[int] = set()

@@ -3,36 +3,49 @@
 Doesn't know where the store is nor what the inputs hold.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from workers.artifacts import ArtifactMissing, ArtifactStore
+from workers.afar import ArtifactDamaged, ArtifactMissing, NoRoom, StoreUnreachable
+from workers.artifacts import ArtifactStore
+from workers.contents import sha256_of
+from workers.contract import events
+from workers.contract.events import AnyEvent, Log, Phase
 from workers.contract.names import ORDER_FILE, UnsafeURI
-from workers.contract.spec import Contract, Order
+from workers.contract.spec import Contract, DatasetInput, Order
+from workers.copies import Progress
 
 Part = TypeVar("Part", bound=Contract)
+Say = Callable[[AnyEvent], object]
+"""Told what is fetched from afar and how far it has come; what it raises ends that."""
+_TELL_S = 1.0
 
 
-def localised(order: Order, store: ArtifactStore, say: Callable[[str], object]) -> Order:
-    """The same order with local paths. Raises ArtifactMissing or UnsafeURI, with the field's name in the sentence.
+def localised(order: Order, store: ArtifactStore, say: Say) -> Order:
+    """The same order with local paths, checked against the hashes it names where they had to be copied.
 
-    A checkpoint that isn't there is left out, and `say` told so.
+    Raises ArtifactMissing or UnsafeURI, with the field's name in the sentence. A checkpoint that isn't there or is
+    damaged is left out, and `say` told so.
     """
+    fetching = _Fetching(store, say)
     changes: dict[str, object] = {}
     if order.model:
-        changes["model"] = _fetched(order.model, "uri", "model", store)
+        changes["model"] = fetching.part(order.model, "model", order.model.sha256)
     if order.dataset:
-        dataset = _fetched(order.dataset, "train_uri", "dataset", store)
-        changes["dataset"] = _fetched(dataset, "test_uri", "dataset", store) if dataset.test_uri else dataset
+        changes["dataset"] = fetching.dataset(order.dataset)
     if order.adapter:
-        changes["adapter"] = _fetched(order.adapter, "uri", "adapter", store)
+        changes["adapter"] = fetching.part(order.adapter, "adapter", order.adapter.sha256)
     if order.resume:
         try:
-            changes["resume"] = _fetched(order.resume, "uri", "resume", store)
+            changes["resume"] = fetching.part(order.resume, "resume", order.resume.sha256)
+        except (StoreUnreachable, NoRoom):
+            raise
         except ArtifactMissing as error:
             # The run can still begin at its beginning.
-            say(f"The checkpoint of step {order.resume.step} can't be had; training begins at the beginning: {error}")
+            text = f"The checkpoint of step {order.resume.step} can't be had; training begins at the beginning: {error}"
+            say(Log(stream="supervisor", text=text))
             changes["resume"] = None
     return order.model_copy(update=changes)
 
@@ -44,8 +57,49 @@ def write_order(order: Order, run_dir: Path) -> None:
     path.write_text(order.model_dump_json(indent=2))
 
 
-def _fetched(part: Part, attribute: str, field: str, store: ArtifactStore) -> Part:
-    try:
-        return part.model_copy(update={attribute: store.fetch(getattr(part, attribute))})
-    except (ArtifactMissing, UnsafeURI) as error:
-        raise type(error)(f"{field}: {error}") from error
+class _Fetching:
+    def __init__(self, store: ArtifactStore, say: Say) -> None:
+        self._store = store
+        self._say = say
+
+    def part(self, part: Part, field: str, sha256: str | None = None, attribute: str = "uri") -> Part:
+        """The part with a local path in place of that URI."""
+        try:
+            path = self._store.fetch(getattr(part, attribute), sha256, self._progress(field))
+        except (ArtifactMissing, UnsafeURI) as error:
+            raise type(error)(f"{field}: {error}") from error
+        return part.model_copy(update={attribute: path})
+
+    def dataset(self, dataset: DatasetInput) -> DatasetInput:
+        """Both splits; their one hash is over the content of both."""
+        local = self.part(dataset, "dataset", attribute="train_uri")
+        if local.test_uri:
+            local = self.part(local, "dataset", attribute="test_uri")
+        paths = [local.train_uri, *filter(None, [local.test_uri])]
+        copies = [path for path in paths if self._store.is_copy(path)]
+        if copies and not _holds(paths, dataset.sha256):
+            for path in copies:
+                self._store.discard(path)
+            raise ArtifactDamaged(f"dataset: {dataset.train_uri!r} and its test split have another hash than stored.")
+        return local
+
+    def _progress(self, field: str) -> Progress:
+        told_at: float | None = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told_at
+            now = time.monotonic()
+            if told_at is None:
+                self._say(Phase(name=f"fetching {field}"))
+            elif now - told_at < _TELL_S and done < total:
+                return
+            told_at = now
+            self._say(events.Progress(done=round(done / 2**20, 1), total=round(total / 2**20, 1), unit="MiB"))
+
+        return progress
+
+
+def _holds(splits: list[str], sha256: str) -> bool:
+    """As the catalog counts it: train, NUL, test, either of which may be empty."""
+    train, *test = map(Path, splits)
+    return sha256_of(train, *(test or [Path("/dev/null")])) == sha256

@@ -17,10 +17,12 @@ from typing import IO, NamedTuple
 
 from pydantic import ValidationError
 
+from workers.afar import NoRoom
 from workers.contract.events import Envelope, Finished
 from workers.contract.keeping import DAY_S, Doomed, Limit, Thing, limit_from, select
 from workers.contract.names import ORDER_FILE, SHIPPED_FILE, SPOOL_FILE
 from workers.contract.reasons import Reason
+from workers.copies import no_room
 from workers.settings import SettingsError
 from workers.spool import run_dir_name
 
@@ -67,6 +69,10 @@ class Keeper:
         """Doesn't wait for a sweep under way: what it leaves half removed, the next start removes."""
         self._stopped.set()
 
+    def make_room(self, wanted: int) -> None:
+        """For a copy of so many bytes. Raises NoRoom."""
+        make_room(*self._folders, self._keep.cache, wanted, time.time())
+
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
@@ -86,6 +92,29 @@ def sweep(runs_dir: Path, cache_dir: Path, keep: Keep, now: float) -> list[Doome
     # A day is longer than the inputs of a run take to fetch; after that its order says where they lie.
     unused = select(copies, keep.cache, now, young_s=DAY_S)
     return gone + [item for item in unused if _still_unused(item) and _remove(item)]
+
+
+def make_room(runs_dir: Path, cache_dir: Path, limit: Limit, wanted: int, now: float) -> None:
+    """Remove copies that no run reads, oldest first, until so many bytes more are within disk and limit.
+
+    Raises NoRoom, and then only what had to go in vain is gone.
+    """
+    free = shutil.disk_usage(cache_dir).free
+    held = sum(map(_size, _folders(cache_dir)))
+    over = max(wanted - free, held + wanted - limit.size if limit.size else 0)
+    if over > 0:
+        _empty_trash(cache_dir)
+        copies = list(_copies(cache_dir, [run for run in _runs(runs_dir) if run.thing.held]))
+        unused = select(copies, Limit(size=max(held - over, 1)), now)
+        gone = sum(item.thing.size for item in unused if _still_unused(item) and _remove(item))
+        free, held = free + gone, held - gone
+    if limit.size and held + wanted > limit.size:
+        raise NoRoom(
+            f"A copy of {wanted / 2**30:.1f} GiB has no room: the node keeps at most {limit.size / 2**30:g} GiB of "
+            f"copies (LIFTOFF_KEEP_CACHE_GIB), and {held / 2**30:.1f} GiB are in use or were within the hour."
+        )
+    if wanted > free:
+        raise no_room(wanted, free, cache_dir)
 
 
 class _Run(NamedTuple):
@@ -145,14 +174,16 @@ def _last_line(spool: IO[bytes], size: int) -> bytes:
 
 def _copies(cache_dir: Path, live: list[_Run]) -> Iterator[Thing[Path]]:
     """What was fetched from afar, by when it was last used."""
-    if not cache_dir.is_dir():
-        return
-    for path in cache_dir.iterdir():
-        if path.name == _TRASH or not path.is_dir():
-            continue
+    for path in _folders(cache_dir):
         reader = next((run.thing.key.name for run in live if path.name in run.order), "")
         with contextlib.suppress(FileNotFoundError):
             yield Thing(path, path.stat().st_mtime, _size(path), f"run {reader} reads it" if reader else "")
+
+
+def _folders(cache_dir: Path) -> list[Path]:
+    if not cache_dir.is_dir():
+        return []
+    return [path for path in cache_dir.iterdir() if path.name != _TRASH and path.is_dir()]
 
 
 def _still_unused(item: Doomed[Path]) -> bool:

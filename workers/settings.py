@@ -33,6 +33,8 @@ class WorkerSettings:
     """Root of the artifact store: file:///… or s3://…"""
     allowed_roots: tuple[str, ...]
     """Other places that orders may name inputs from."""
+    store_is_afar: bool
+    """A file:// store is a mount: what is read from it is copied first."""
     metrics_host: str
     metrics_port: int
     """Prometheus exporter; port 0 takes a free one."""
@@ -78,6 +80,7 @@ def from_environment(environment: Mapping[str, str]) -> WorkerSettings:
         home=home,
         store=environment.get("LIFTOFF_STORE") or f"file://{home / 'store'}",
         allowed_roots=_listed(environment.get("LIFTOFF_ALLOWED_ROOTS", "")),
+        store_is_afar=_flag("LIFTOFF_STORE_IS_AFAR", environment.get("LIFTOFF_STORE_IS_AFAR") or "0"),
         metrics_host=environment.get("LIFTOFF_METRICS_HOST") or "127.0.0.1",
         metrics_port=_port("LIFTOFF_METRICS_PORT", environment.get("LIFTOFF_METRICS_PORT") or "9400"),
         stop_grace_s=_number(
@@ -108,6 +111,12 @@ def labels_from(text: str) -> dict[str, str]:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _flag(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise SettingsError(f"{name}: {text!r} is neither 0 nor 1.")
+    return text == "1"
 
 
 def _port(name: str, text: str) -> int:

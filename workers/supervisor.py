@@ -6,16 +6,16 @@ the child does.
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from workers.artifacts import ArtifactMissing, Withheld
-from workers.child import Child, child_command, child_environment
-from workers.contract.events import Envelope, Finished, Log, Started
+from workers.afar import ArtifactMissing, reason_of
+from workers.artifacts import Withheld
+from workers.child import Child, child_command, child_environment, signal_name
+from workers.contract.events import AnyEvent, Envelope, Finished, Log, Started
 from workers.contract.names import UnsafeURI
 from workers.contract.reasons import Outcome, Reason
 from workers.contract.spec import LaunchSpec, Order
@@ -87,7 +87,7 @@ def _attempt(held: Held, place: Place, carry_out: Callable[[Spool], End]) -> Rea
         end = carry_out(spool)
     except Exception as error:
         log.exception("Attempt %s ended with an error of the worker.", run_dir.name)
-        end = End(Reason.CRASHED, f"The worker could not carry out the run: {type(error).__name__}: {error}")
+        end = End(reason_of(error), f"The worker could not carry out the run: {type(error).__name__}: {error}")
     _write_end(spool, end)
     shipper.wait(SHIPPING_S)
     log.info("Attempt %s ended: %s. %s", run_dir.name, end.reason, end.detail)
@@ -141,14 +141,14 @@ class _Attempt:
         try:
             if self._held.lease:
                 self._held.lease.check()  # an order that comes late may be another attempt's by now
-            order = self._unless_told(lambda: localised(self._order, self._store, self._say))
+            order = self._unless_told(lambda: localised(self._order, self._store, self._append))
             write_order(order, self._run_dir)
             end = self._run_child(command or child_command(self._run_dir))
             return self._store_results() if end.reason is Reason.COMPLETED else end
         except _Interrupted as interrupted:
             return interrupted.end
         except ArtifactMissing as error:
-            return End(Reason.ARTIFACT_MISSING, str(error))
+            return End(reason_of(error), str(error))
         except UnsafeURI as error:
             return End(Reason.INVALID_INPUT, str(error))
 
@@ -243,7 +243,7 @@ class _Attempt:
         if status == 0:
             return End(Reason.COMPLETED)
         if status < 0:
-            return End(Reason.KILLED, f"Ended by {_signal_name(-status)}." + (f" Last line: {line}" if line else ""))
+            return End(Reason.KILLED, f"Ended by {signal_name(-status)}." + (f" Last line: {line}" if line else ""))
         return End(Reason.CRASHED, f"Exit status {status}: {line or 'nothing was printed.'}")
 
     def _store_results(self) -> End:
@@ -257,12 +257,18 @@ class _Attempt:
         except Withheld:
             self._raise_if_told()
             raise
-        except (OSError, UnsafeURI, ImportError) as error:
-            return End(Reason.CRASHED, f"The run completed, but its output could not be stored: {error}")
+        except (ArtifactMissing, OSError, UnsafeURI) as error:
+            return End(reason_of(error), f"The run completed, but its output could not be stored: {error}")
         return End(Reason.COMPLETED)
 
     def _say(self, text: str) -> None:
         self._spool.append(Log(stream="supervisor", text=text))
+
+    def _append(self, event: AnyEvent) -> None:
+        """Write an event of work that is to end when the run is."""
+        if interruption := self._held.told():
+            raise _Interrupted(interruption)
+        self._spool.append(event)
 
     def _raise_if_told(self, hard_only: bool = False) -> None:
         if interruption := self._held.told(hard_only):
@@ -290,10 +296,3 @@ class _Attempt:
         if errors:
             raise errors[0]
         return results[0]
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -37,6 +37,8 @@ CODES: dict[Any, Any] = {401: Problem, 403: Problem, 422: Problem}
 """What any route may answer besides its own."""
 FIND_CODES: dict[Any, Any] = {**CODES, 404: Problem}
 """The same, for routes that name one thing."""
+STORE_CODES: dict[Any, Any] = {**FIND_CODES, 503: Problem}
+"""The same, for routes that read the artifact store."""
 BODY_CODES: dict[Any, Any] = {**CODES, 413: Problem}
 """The same, for routes that take a body."""
 
@@ -48,6 +50,14 @@ class NotFound(Exception):
         shown = f"#{value}" if isinstance(value, int) else repr(value)
         super().__init__(f"{field}: there is no {what} {shown}.")
         self.error = FieldError(field, value, str(self))
+
+
+class Unavailable(Exception):
+    """Something beside the portal doesn't answer now. The message is one sentence."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.error = FieldError(field, None, f"{field}: {sentence}")
 
 
 class Forbidden(Exception):
@@ -84,6 +94,10 @@ def install(api: NinjaAPI) -> None:
     @api.exception_handler(NotFound)
     def not_found(request: HttpRequest, error: NotFound) -> HttpResponse:
         return answer(request, 404, [error.error])
+
+    @api.exception_handler(Unavailable)
+    def unavailable(request: HttpRequest, error: Unavailable) -> HttpResponse:
+        return answer(request, 503, [error.error])
 
     @api.exception_handler(Forbidden)
     def forbidden(request: HttpRequest, error: Forbidden) -> HttpResponse:

@@ -106,7 +106,8 @@ def from_gguf(uri: str) -> Facts:
     import gguf
 
     try:
-        reader = gguf.GGUFReader(store.locate(uri))
+        with store.beginning(uri) as path:
+            reader = gguf.GGUFReader(path)
     except (ValueError, OSError) as error:
         raise Refused.at("uri", uri, f"uri: {uri!r} is no GGUF file that can be read ({error}).") from None
 

@@ -14,6 +14,7 @@ from portal.accounts.services import audit
 from portal.catalog import lengths, model_facts, rows, store
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from workers.contract.errors import FieldError, Refused
+from workers.contract.hashing import folder_sha256
 from workers.contract.names import SLUG, UnsafeURI, store_uri
 
 PREVIEW_ROWS = 20
@@ -250,16 +251,16 @@ def _tokenizer() -> tuple[str | None, str]:
 
 
 def _content_hash(uri: str) -> str:
-    """SHA-256 over (relative name, file's SHA-256) of every file, in order of name; as workers.artifacts counts it."""
-    whole = hashlib.sha256()
+    """SHA-256 of a file, or of a folder as every node counts it."""
     base = uri.rstrip("/")
-    folder = store.is_folder(uri)
-    for name, _ in store.files(uri):
-        digest = hashlib.sha256()
-        with store.open_read(f"{base}/{name}" if folder else uri) as handle:
-            while chunk := handle.read(2**20):
-                digest.update(chunk)
-        if not folder:
-            return digest.hexdigest()
-        whole.update(f"{name}\0{digest.hexdigest()}\n".encode())
-    return whole.hexdigest()
+    if not store.is_folder(uri):
+        return _file_hash(uri)
+    return folder_sha256((name, _file_hash(f"{base}/{name}")) for name, _ in store.files(uri))
+
+
+def _file_hash(uri: str) -> str:
+    digest = hashlib.sha256()
+    with store.open_read(uri) as handle:
+        while chunk := handle.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

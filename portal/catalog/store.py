@@ -6,7 +6,10 @@ Only what lies in the store or below an allowed root. Does not know what the byt
 import io
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 import fsspec
@@ -15,6 +18,13 @@ from django.conf import settings
 from workers.contract.names import STORE_SCHEME, UnsafeURI, resolve
 
 PIECE = 2**20
+_HEADER = 64 * PIECE
+_S3 = {"use_listings_cache": False, "config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 1}}}
+"""Others write there too, and a page waits for the answer."""
+
+
+class Unreachable(OSError):
+    """The store doesn't answer. The message is one sentence."""
 
 
 def locate(uri: str) -> str:
@@ -33,8 +43,24 @@ def locate(uri: str) -> str:
 
 def open_read(uri: str) -> IO[bytes]:
     """Open for reading. Raises UnsafeURI or FileNotFoundError."""
-    handle: IO[bytes] = fsspec.open(locate(uri), "rb").open()
-    return handle
+    with _reaching():
+        fs, path = _filesystem(uri)
+        handle: IO[bytes] = fs.open(path, "rb")
+        return handle
+
+
+@contextmanager
+def beginning(uri: str) -> Iterator[str]:
+    """A local file with the first 64 MiB of the content and nothing after them, but of its whole size."""
+    place = locate(uri)
+    if "://" not in place:
+        yield place
+        return
+    with open_read(uri) as content, NamedTemporaryFile(suffix=Path(place).suffix) as copy:
+        copy.write(content.read(_HEADER))
+        copy.truncate(files(uri)[0][1])
+        copy.flush()
+        yield copy.name
 
 
 def put(uri: str, data: bytes) -> None:
@@ -46,8 +72,10 @@ def write(uri: str, content: IO[bytes]) -> None:
     """As `put`, of content that needn't fit into memory."""
     place = locate(uri)
     if "://" in place:
-        with fsspec.open(place, "wb") as handle:
-            shutil.copyfileobj(content, handle, PIECE)
+        with _reaching():
+            fs, path = _filesystem(uri)
+            with fs.open(path, "wb") as handle:
+                shutil.copyfileobj(content, handle, PIECE)
         return
     target = Path(place)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +92,9 @@ def move(uri: str, target_uri: str) -> None:
     """Give a file of the store another name, in place of what has that name."""
     place, target = locate(uri), locate(target_uri)
     if "://" in place:
-        fs, path = fsspec.core.url_to_fs(place)
-        fs.mv(path, fsspec.core.url_to_fs(target)[1])
+        with _reaching():
+            fs, path = _filesystem(uri)
+            fs.mv(path, fs._strip_protocol(target))
         return
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(place).replace(target)
@@ -77,9 +106,10 @@ def remove(uri: str) -> None:
         raise UnsafeURI(f"{uri!r} is not in the artifact store, and nothing else is deleted.")
     path = resolve(uri, settings.LIFTOFF_STORE).removeprefix("file://")
     if "://" in path:
-        fs, path = fsspec.core.url_to_fs(path)
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        with _reaching():
+            fs, path = _filesystem(uri)
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
         return
     root = os.path.realpath(settings.LIFTOFF_STORE.removeprefix("file://"))
     folder = os.path.realpath(os.path.dirname(path))
@@ -93,35 +123,54 @@ def remove(uri: str) -> None:
 
 def is_folder(uri: str) -> bool:
     """Whether `uri` is an existing folder."""
-    fs, path = _filesystem(uri)
-    return bool(fs.isdir(path))
+    with _reaching():
+        fs, path = _filesystem(uri)
+        return bool(fs.isdir(path))
 
 
 def exists(uri: str) -> bool:
     """Whether there is anything at `uri`."""
-    fs, path = _filesystem(uri)
-    return bool(fs.exists(path))
+    with _reaching():
+        fs, path = _filesystem(uri)
+        return bool(fs.exists(path))
 
 
 def files(uri: str) -> list[tuple[str, int]]:
     """(relative name, bytes) of every file at or below `uri`, sorted."""
-    fs, path = _filesystem(uri)
-    if not fs.isdir(path):
-        return [(path.rsplit("/", 1)[-1], int(fs.size(path)))] if fs.exists(path) else []
-    found: dict[str, Any] = fs.find(path, detail=True)
+    with _reaching():
+        fs, path = _filesystem(uri)
+        if not fs.isdir(path):
+            return [(path.rsplit("/", 1)[-1], int(fs.size(path)))] if fs.exists(path) else []
+        found: dict[str, Any] = fs.find(path, detail=True)
     prefix = path.rstrip("/") + "/"
     return sorted((name.removeprefix(prefix), int(info["size"])) for name, info in found.items())
 
 
 def entries(uri: str) -> list[str]:
     """Names of what lies directly in a folder, sorted; none where there is no folder."""
-    fs, path = _filesystem(uri)
-    fs.invalidate_cache(path)  # others write there too
-    if not fs.isdir(path):
-        return []
-    return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False))
+    with _reaching():
+        fs, path = _filesystem(uri)
+        if not fs.isdir(path):
+            return []
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False))
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
-    fs, path = fsspec.core.url_to_fs(locate(uri))
+    place = locate(uri)
+    fs, path = fsspec.core.url_to_fs(place, **(_S3 if place.startswith("s3://") else {}))
     return fs, path
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """Turns what a driver raises beside OSError into Unreachable."""
+    try:
+        yield
+    except (OSError, UnsafeURI):
+        raise
+    except ImportError as error:
+        raise Unreachable(f"The artifact store needs a driver that isn't installed ({error}).") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+            raise
+        raise Unreachable(f"The artifact store can't be reached: {str(error).rstrip('.')}.") from error

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from portal.catalog.services import register_adapter
-from portal.jobs.lifecycle import Status
+from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Attempt, Job
 from portal.jobs.notify import job_changed
 from portal.jobs.states import move, note
@@ -30,10 +30,8 @@ def mark_started(job_id: int, number: int) -> bool:
 
 
 def report(job_id: int, number: int, **shown: Any) -> None:
-    """Store the current phase or progress; a stale attempt's word changes nothing."""
-    changed = Job.objects.filter(
-        pk=job_id, attempt_number=number, status__in=[Status.RUNNING, Status.CANCELLING]
-    ).update(**shown)
+    """Store the phase or progress, also of what comes before it runs; a stale attempt's word changes nothing."""
+    changed = Job.objects.filter(pk=job_id, attempt_number=number, status__in=HOLDS_DEVICES).update(**shown)
     if changed and "phase" in shown:
         job_changed(job_id)
 

@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from tests.workers.conftest import alive, eventually
-from workers.artifacts import FsspecStore, measure
+from workers.artifacts import FsspecStore
+from workers.contents import measure
 from workers.contract.reasons import Reason
 from workers.contract.spec import Order
 from workers.leases import MemoryLeaseBook, Page

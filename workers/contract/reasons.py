@@ -32,6 +32,9 @@ class Reason(StrEnum):
     NAN_LOSS = "nan_loss"
     INVALID_INPUT = "invalid_input"
     ARTIFACT_MISSING = "artifact_missing"
+    ARTIFACT_DAMAGED = "artifact_damaged"
+    STORE_UNREACHABLE = "store_unreachable"
+    DISK_FULL = "disk_full"
     UNSUPPORTED_SPEC = "unsupported_spec"
     PREFLIGHT_FAILED = "preflight_failed"
     CRASHED = "crashed"
@@ -70,6 +73,16 @@ _MEANINGS = {
     Reason.INVALID_INPUT: Meaning(Outcome.FAILED, "The model, dataset or settings cannot be used together."),
     Reason.ARTIFACT_MISSING: Meaning(
         Outcome.FAILED, "The node could not read the model, dataset or adapter from the artifact store.", True
+    ),
+    Reason.ARTIFACT_DAMAGED: Meaning(
+        Outcome.FAILED,
+        "What lies in the artifact store is not what was stored there: its hash differs; store or register it again.",
+    ),
+    Reason.STORE_UNREACHABLE: Meaning(Outcome.FAILED, "The node could not reach the artifact store.", True),
+    Reason.DISK_FULL: Meaning(
+        Outcome.FAILED,
+        "The node's disk, or the artifact store's, is full; the LIFTOFF_KEEP settings say how much is kept.",
+        True,
     ),
     Reason.UNSUPPORTED_SPEC: Meaning(
         Outcome.FAILED, "The node's worker does not know this version of the job; upgrade the worker."

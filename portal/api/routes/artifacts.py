@@ -10,9 +10,9 @@ from django.utils.http import content_disposition_header
 from ninja import Path, Query, Router
 
 from portal.api.job_shapes import ArtifactFiles
-from portal.api.problems import FIND_CODES, NotFound
+from portal.api.problems import STORE_CODES, NotFound, Unavailable
 from portal.api.routes.jobs import JobId, find
-from portal.catalog.artifacts import list_artifact, open_artifact
+from portal.catalog.artifacts import Unreachable, list_artifact, open_artifact
 from portal.telemetry import selectors as telemetry
 from workers.contract.names import UnsafeURI
 
@@ -20,7 +20,7 @@ router = Router(tags=["jobs"])
 PIECE = 2**20
 
 
-@router.get("/{id}/artifacts", response={200: list[ArtifactFiles], **FIND_CODES}, summary="What it made")
+@router.get("/{id}/artifacts", response={200: list[ArtifactFiles], **STORE_CODES}, summary="What it made")
 def list_artifacts(request: HttpRequest, id: JobId) -> list[dict[str, Any]]:
     return [
         {
@@ -35,7 +35,7 @@ def list_artifacts(request: HttpRequest, id: JobId) -> list[dict[str, Any]]:
 
 @router.get(
     "/{id}/artifacts/{attempt}/{path:name}",
-    response=FIND_CODES,
+    response=STORE_CODES,
     summary="Download one of its files",
     openapi_extra={
         "responses": {
@@ -65,6 +65,8 @@ def download(
     try:
         # An artifact that is one file is listed under the last part of its own URI.
         content = open_artifact(base if list(sizes) == [base.rsplit("/", 1)[-1]] else f"{base}/{wanted}")
+    except Unreachable as error:
+        raise Unavailable("file", str(error)) from None
     except (OSError, UnsafeURI):
         raise NotFound("file", "file", wanted) from None
     answer = StreamingHttpResponse(_pieces(content), content_type="application/octet-stream")
@@ -85,6 +87,8 @@ async def _pieces(content: IO[bytes]) -> AsyncIterator[bytes]:
 def _files(artifact: dict[str, Any]) -> list[tuple[str, int]]:
     try:
         return list_artifact(artifact["uri"])
+    except Unreachable as error:
+        raise Unavailable("file", str(error)) from None
     except (OSError, UnsafeURI):
         return []
 
