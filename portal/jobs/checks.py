@@ -4,11 +4,16 @@ Bounds of single fields are the contract's. Knows nothing of queues; writes noth
 """
 
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+from django.db.models import Model, QuerySet
 
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Node
 from workers.contract.errors import FieldError, Refused, unknown_name
 from workers.contract.spec import FinetuneSpec, LaunchSpec, PreflightSpec
+
+Row = TypeVar("Row", bound=Model)
 
 
 @dataclass
@@ -29,25 +34,39 @@ class _Errors:
         self.found.append(FieldError(path, value, f"{path}: {sentence}"))
 
 
-def look_up(spec: FinetuneSpec | LaunchSpec | PreflightSpec) -> Named:
+class Known:
+    """Records by name, each read once: for many specs in a row, not for longer."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[type[Model], str], Model | None] = {}
+
+    def first(self, rows: QuerySet[Row], name: str) -> Row | None:
+        """The one of `rows` with that name."""
+        key = (rows.model, name)
+        if key not in self._rows:
+            self._rows[key] = rows.filter(name=name).first()
+        return cast(Row | None, self._rows[key])
+
+
+def look_up(spec: FinetuneSpec | LaunchSpec | PreflightSpec, known: Known | None = None) -> Named:
     """The records behind the names in `spec`. Raises Refused with every error found."""
-    errors = _Errors()
-    model = _model(spec, errors) if spec.model else None
-    if spec.resources.node and not Node.objects.filter(name=spec.resources.node).exists():
+    errors, known = _Errors(), known or Known()
+    model = _model(spec, errors, known) if spec.model else None
+    if spec.resources.node and known.first(Node.objects.all(), spec.resources.node) is None:
         errors.found.append(unknown_name("resources.node", "node", spec.resources.node, _names(Node)))
     dataset = adapter = None
     if isinstance(spec, FinetuneSpec):
-        dataset = _dataset(spec, errors)
+        dataset = _dataset(spec, errors, known)
         _one_device(spec, errors)
     elif isinstance(spec, LaunchSpec):
-        adapter = _adapter(spec, errors)
+        adapter = _adapter(spec, errors, known)
     if errors.found:
         raise Refused(errors.found)
     return Named(model, dataset, adapter)
 
 
-def _model(spec: FinetuneSpec | LaunchSpec | PreflightSpec, errors: _Errors) -> ModelProfile | None:
-    model = ModelProfile.objects.filter(name=spec.model).first()
+def _model(spec: FinetuneSpec | LaunchSpec | PreflightSpec, errors: _Errors, known: Known) -> ModelProfile | None:
+    model = known.first(ModelProfile.objects.all(), spec.model or "")
     if model is None:
         errors.found.append(unknown_name("model", "model", spec.model or "", _names(ModelProfile)))
     elif not isinstance(spec, PreflightSpec) and model.context_length and spec.context_length > model.context_length:
@@ -59,8 +78,8 @@ def _model(spec: FinetuneSpec | LaunchSpec | PreflightSpec, errors: _Errors) -> 
     return model
 
 
-def _dataset(spec: FinetuneSpec, errors: _Errors) -> Dataset | None:
-    dataset = Dataset.objects.filter(name=spec.dataset).first()
+def _dataset(spec: FinetuneSpec, errors: _Errors, known: Known) -> Dataset | None:
+    dataset = known.first(Dataset.objects.all(), spec.dataset)
     if dataset is None:
         errors.found.append(unknown_name("dataset", "dataset", spec.dataset, _names(Dataset)))
     if spec.adapter and Adapter.objects.filter(name=spec.adapter).exists():
@@ -77,10 +96,10 @@ def _one_device(spec: FinetuneSpec, errors: _Errors) -> None:
         )
 
 
-def _adapter(spec: LaunchSpec, errors: _Errors) -> Adapter | None:
+def _adapter(spec: LaunchSpec, errors: _Errors, known: Known) -> Adapter | None:
     if not spec.adapter:
         return None
-    adapter = Adapter.objects.select_related("base_model").filter(name=spec.adapter).first()
+    adapter = known.first(Adapter.objects.select_related("base_model"), spec.adapter)
     if adapter is None:
         errors.found.append(unknown_name("adapter", "adapter", spec.adapter, _names(Adapter)))
     elif adapter.base_model.name != spec.model:

@@ -5,6 +5,7 @@ Knows nothing of states: a caller has already written what it wants to be true.
 """
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 
 import redis
@@ -46,7 +47,9 @@ LAPSE_S = 300.0
 
 def _send(task: str, args: list[object], node: str, expires_s: float = LAPSE_S) -> bool:
     try:
-        _celery().send_task(task, args=args, queue=node_queue(node), retry=False, expires=expires_s)
+        _celery().send_task(
+            task, args=args, queue=node_queue(node), retry=False, expires=expires_s, argsrepr="", kwargsrepr=""
+        )
     except Exception as error:  # any transport's error: the caller's sweep sends again
         log.warning("could not send %s to node %s: %s", task, node, error)
         return False
@@ -56,22 +59,28 @@ def _send(task: str, args: list[object], node: str, expires_s: float = LAPSE_S) 
 def start(order: Order) -> bool:
     """Tell the order's node to start it. False when the broker could not be reached; sending twice is harmless.
 
-    Its lease is there before it is sent. The message lapses when the portal would have given the attempt up, so a node
-    that comes back late starts nothing.
+    Its lease is there before it is sent.
     """
-    if not fences.grant(order):
-        return False
+    return fences.grant([order]) and _send_start(order)
+
+
+def begin(orders: Sequence[Order]) -> None:
+    """`start` for new attempts. Before a job's first one nothing of it can have run: a stream of its name is stale."""
+    fresh = [job_stream(order.job) for order in orders if order.attempt == 1]
+    try:
+        if fresh:
+            client().delete(*fresh)
+    except (redis.RedisError, OSError) as error:
+        log.warning("could not clear the streams of %d new jobs: %s", len(fresh), error)
+    if fences.grant(orders):
+        for order in orders:
+            _send_start(order)
+
+
+def _send_start(order: Order) -> bool:
+    """The message lapses when the portal would have given the attempt up, so a node that comes back late starts
+    nothing."""
     return _send(START_TASK, [order.model_dump(mode="json")], order.node, settings.LIFTOFF_START_TIMEOUT_S)
-
-
-def begin(order: Order) -> bool:
-    """`start` for a new attempt. Before a job's first one nothing of it can have run: a stream of its name is stale."""
-    if order.attempt == 1:
-        try:
-            client().delete(job_stream(order.job))
-        except (redis.RedisError, OSError) as error:
-            log.warning("could not clear the stream of job %s: %s", order.job, error)
-    return start(order)
 
 
 def cancel(job: int, attempt: int, node: str) -> bool:

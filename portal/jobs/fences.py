@@ -6,7 +6,7 @@ Does not decide who holds a lease (leases).
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import redis
 
@@ -27,9 +27,10 @@ end
 """Takes (field, what it says now, what it is to say), '' for nothing: a field that says something else is left."""
 
 
-def grant(order: Order) -> bool:
-    """Let the order's node find its lease. False when Redis could not be reached; saying it twice is harmless."""
-    return _try(lambda: client().hset(LEASES, str(order.job), _value(order.attempt, order.token)))
+def grant(orders: Iterable[Order]) -> bool:
+    """Let the orders' nodes find their leases. False when Redis could not be reached; saying it twice is harmless."""
+    fields = {str(order.job): _value(order.attempt, order.token) for order in orders}
+    return _try(lambda: client().hset(LEASES, items=_flat(fields)))
 
 
 def withdraw(job: int, attempt: int, token: str) -> bool:

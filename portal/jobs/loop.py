@@ -36,7 +36,7 @@ def tick(now: datetime | None = None, usage: Usage | None = None) -> int:
     held = holdings(now, preempts=policy.preempts)
     used = (usage or Usage()).step(held, now, policy.half_life_s)
     decisions = decide(waiting.jobs, fleet(held, now), policy, used, now.timestamp())
-    started = sum(services.allocate(decision) for decision in decisions if isinstance(decision, Placement))
+    started = services.allocate_all([decision for decision in decisions if isinstance(decision, Placement)])
     for decision in decisions:
         if isinstance(decision, Preempt):
             services.preempt(decision.job, decision.reason)

@@ -4,14 +4,17 @@ Figures leave out what is taken before the model is there: on a GPU the driver's
 Predictions are kept as they were before calibration, or factors fitted to them would wander. Knows no events.
 """
 
+import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 from django.conf import settings
+from django.db.models import prefetch_related_objects
 from pydantic import ValidationError
 
 from portal.jobs.models import Attempt, Measurement
@@ -100,9 +103,31 @@ def lessons() -> list[Lesson]:
 def predict(attempt: Attempt) -> None:
     """Store what the planner expects of a new attempt on its devices. A model that can't be planned goes without;
     nothing here may keep an attempt from starting."""
-    predicted = _tried(attempt, lambda spec: _predicted(spec, attempt))
-    if predicted is not None:
-        Attempt.objects.filter(pk=attempt.pk).update(predicted=vars(predicted))
+    predict_all([attempt])
+
+
+def predict_all(attempts: Sequence[Attempt]) -> None:
+    """The same for several; those that are alike are planned once."""
+    prefetch_related_objects(attempts, "allocations", "node__accelerators")
+    alike: dict[Hashable, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        alike[_planned_by(attempt)].append(attempt)
+    for same in alike.values():
+        predicted = _tried(same[0], partial(_predicted, attempt=same[0]))
+        if predicted is not None:
+            Attempt.objects.filter(pk__in=[one.pk for one in same]).update(predicted=vars(predicted))
+
+
+def _planned_by(attempt: Attempt) -> Hashable:
+    """All that a prediction depends on: the spec without what doesn't change its work, and the devices."""
+    spec = {key: value for key, value in attempt.job.spec.items() if key not in ("name", "seed", "priority", "adapter")}
+    node, held = attempt.node, {allocation.accelerator_id for allocation in attempt.allocations.all()}
+    devices = [
+        (device.kind, device.name, device.memory_bytes, device.compute_capability)
+        for device in node.accelerators.all()
+        if device.pk in held
+    ]
+    return json.dumps(spec), *devices, node.cores, node.ram_bytes, node.disk_read_bytes_per_s
 
 
 def record(attempt: Attempt, values: dict[str, Any]) -> Measurement | None:

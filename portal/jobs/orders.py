@@ -1,13 +1,15 @@
-"""Turns a job and its devices into an Order: every name resolved to where a node finds it. Writes nothing."""
+"""Turns jobs and their devices into Orders: every name resolved to where a node finds it. Writes nothing."""
 
 import secrets
+from collections.abc import Mapping, Sequence
 
 from django.conf import settings
 
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Accelerator, Node
-from portal.jobs.checks import look_up
+from portal.jobs.checks import Known, look_up
 from portal.jobs.models import Attempt, Job
+from portal.jobs.scheduler import Placement
 from portal.jobs.tokens import serve_token
 from workers.contract.names import store_uri
 from workers.contract.spec import (
@@ -22,26 +24,45 @@ from workers.contract.spec import (
 )
 
 
-def build(job: Job, number: int, node_id: int, device_ids: tuple[int, ...]) -> Order:
-    """The order for attempt `number`. Raises Refused when something the job names is gone."""
+def build(claimed: Sequence[tuple[Job, Placement]]) -> list[Order]:
+    """The order of each job's next attempt. What several of them name is read once.
+
+    Raises Refused when something one of them names is gone.
+    """
+    nodes = Node.objects.in_bulk({placement.node for _, placement in claimed})
+    devices = Accelerator.objects.in_bulk({device for _, placement in claimed for device in placement.devices})
+    resumes = _newest_checkpoints([job.pk for job, _ in claimed if job.attempt_number])
+    known = Known()
+    return [
+        _order(job, nodes[placement.node], [devices[device] for device in placement.devices], resumes, known)
+        for job, placement in claimed
+    ]
+
+
+def _order(
+    job: Job, node: Node, devices: Sequence[Accelerator], resumes: Mapping[int, ResumeInput], known: Known
+) -> Order:
+    number = job.attempt_number + 1
     spec = JOB_SPEC.validate_python(job.spec)
     # A retry finds the adapter its own earlier attempt made, which is no reason to refuse it.
     retried = isinstance(spec, FinetuneSpec) and number > 1
-    named = look_up(spec.model_copy(update={"adapter": None}) if retried else spec)
-    devices = Accelerator.objects.filter(pk__in=device_ids).order_by("kind", "index")
+    named = look_up(spec.model_copy(update={"adapter": None}) if retried else spec, known)
     token = secrets.token_hex(8)
     return Order(
         job=job.pk,
         attempt=number,
         token=token,
-        node=Node.objects.get(pk=node_id).name,
+        node=node.name,
         spec=spec,
         model=_model(named.model) if named.model else None,
         dataset=_dataset(named.dataset) if named.dataset else None,
         adapter=_adapter(named.adapter) if named.adapter else None,
-        devices=tuple(Device.model_validate({"kind": d.kind, "index": d.index, "name": d.name}) for d in devices),
+        devices=tuple(
+            Device.model_validate({"kind": device.kind, "index": device.index, "name": device.name})
+            for device in sorted(devices, key=lambda device: (device.kind, device.index))
+        ),
         result_uri=store_uri("jobs", f"{job.pk}-{number}-{token}"),
-        resume=_newest_checkpoint(job),
+        resume=resumes.get(job.pk),
         lease_s=settings.LIFTOFF_NODE_LOST_S,
         serve_token=serve_token(job.pk, number) if spec.kind == "launch" else None,
     )
@@ -55,11 +76,15 @@ def rebuild(attempt: Attempt) -> Order:
     return order.model_copy(update={"serve_token": serve_token(order.job, order.attempt)})
 
 
-def _newest_checkpoint(job: Job) -> ResumeInput | None:
-    """The furthest that any earlier attempt came; of equals, the later attempt's."""
-    known = job.attempts.filter(checkpoint__isnull=False).order_by("number").values_list("checkpoint", flat=True)
-    checkpoints = [ResumeInput.model_validate(checkpoint) for checkpoint in known]
-    return max(reversed(checkpoints), key=lambda checkpoint: checkpoint.step, default=None)
+def _newest_checkpoints(jobs: Sequence[int]) -> dict[int, ResumeInput]:
+    """Of each job the furthest that any earlier attempt came; of equals, the later attempt's."""
+    found: dict[int, ResumeInput] = {}
+    rows = Attempt.objects.filter(job__in=jobs, checkpoint__isnull=False).order_by("job", "number")
+    for job, checkpoint in rows.values_list("job_id", "checkpoint") if jobs else ():
+        one = ResumeInput.model_validate(checkpoint)
+        if job not in found or one.step >= found[job].step:
+            found[job] = one
+    return found
 
 
 def _model(model: ModelProfile) -> ModelInput:

@@ -1,4 +1,5 @@
-"""The only writer of job status: submit, allocate, cancel, preempt here; starting in progress, ending in ending.
+"""The only writer of job status: submit, cancel, preempt here; claims of devices in claims, starting in progress,
+ending in ending.
 
 Every change is a compare-and-set on (id, old status, attempt) of states. Commands to nodes and messages to viewers go
 out after the commit. Does not decide who starts (scheduler) nor store events (telemetry).
@@ -12,14 +13,14 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.jobs import dispatch, measurements, orders, states
+from portal.jobs import dispatch, states
 from portal.jobs.checks import look_up
+from portal.jobs.claims import allocate, allocate_all
 from portal.jobs.ending import fail_queued, finish
 from portal.jobs.lifecycle import FINAL, Status
-from portal.jobs.models import Allocation, Attempt, Job, Transition
+from portal.jobs.models import Attempt, Job, Transition
 from portal.jobs.notify import job_changed
 from portal.jobs.progress import announce, artifact_stored, checkpoint_stored, mark_started, report
-from portal.jobs.scheduler import Placement
 from portal.jobs.states import remark
 from workers.contract.errors import Refused, from_pydantic
 from workers.contract.reasons import Reason
@@ -28,8 +29,8 @@ from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightS
 Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
 __all__ = [
-    "allocate", "announce", "artifact_stored", "cancel", "checkpoint_stored", "fail_queued", "finish", "is_final",
-    "mark_started", "parse", "preempt", "remark", "report", "submit",
+    "allocate", "allocate_all", "announce", "artifact_stored", "cancel", "checkpoint_stored", "fail_queued", "finish",
+    "is_final", "mark_started", "parse", "preempt", "remark", "report", "submit",
 ]  # fmt: skip
 
 
@@ -77,47 +78,6 @@ def parse(spec: dict[str, Any] | Spec) -> Spec:
         return JOB_SPEC.validate_python(spec)
     except ValidationError as error:
         raise Refused(from_pydantic(error)) from None
-
-
-def allocate(placement: Placement) -> bool:
-    """Give the placement's devices to its job's next attempt and dispatch it on commit.
-
-    Returns False when the job or a device was taken meanwhile; then nothing has changed.
-    """
-    try:
-        with transaction.atomic():
-            job = Job.objects.select_for_update().get(pk=placement.job)
-            number = job.attempt_number + 1
-            if not states.move(
-                job,
-                Status.DISPATCHED,
-                set_attempt=number,
-                waiting_for="",
-                queue_position=None,
-                expected_start_at=None,
-                not_before=None,
-            ):
-                return False
-            order = orders.build(job, number, placement.node, placement.devices)
-            attempt = Attempt.objects.create(
-                job=job,
-                number=number,
-                node_id=placement.node,
-                order=order.model_dump(mode="json", exclude={"serve_token"}),
-                token=order.token,
-            )
-            Allocation.objects.bulk_create(
-                Allocation(attempt=attempt, accelerator_id=device) for device in placement.devices
-            )
-            states.note(job, Status.QUEUED, Status.DISPATCHED, f"Sent to node {order.node}.")
-            transaction.on_commit(lambda: dispatch.begin(order))
-    except IntegrityError:
-        return False
-    except Refused as refused:
-        fail_queued(placement.job, Reason.INVALID_INPUT, str(refused))
-        return False
-    measurements.predict(attempt)
-    return True
 
 
 def cancel(job: Job, user: User | None, note: str = "") -> Job:
