@@ -11,7 +11,7 @@ from workers.artifacts import Allowed, ArtifactStore, always
 from workers.contract.events import Artifact
 from workers.contract.names import OUTPUT_DIR
 
-_ADAPTER_FILE = "adapter_config.json"
+_ADAPTER_FILE, _MODEL_FILE = "adapter_config.json", "config.json"
 _MANIFEST = "manifest.json"
 
 
@@ -28,7 +28,9 @@ def upload(run_dir: Path, result_uri: str, store: ArtifactStore, allowed: Allowe
         yield Artifact(name=path.name, kind=_kind(path), uri=uri, bytes=size, sha256=sha256)
 
 
-def _kind(path: Path) -> Literal["adapter", "manifest", "file"]:
+def _kind(path: Path) -> Literal["adapter", "model", "manifest", "file"]:
     if (path / _ADAPTER_FILE).is_file():
         return "adapter"
+    if (path / _MODEL_FILE).is_file() and any(path.glob("*.safetensors")):
+        return "model"
     return "manifest" if path.name == _MANIFEST else "file"

@@ -138,6 +138,7 @@ class JobOut(JobRow):
     results: dict[str, dict[str, Any]]
     artifacts: list[Artifact]
     adapter: str | None = Field(description="Name of the adapter it made.")
+    made_model: str | None = Field(description="Name of the model it made: methods full and partial.")
     endpoint: ReadyEndpoint | None
 
 

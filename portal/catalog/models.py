@@ -41,6 +41,23 @@ class ModelProfile(models.Model):
         blank=True,
         help_text="Revision whose own Python code an admin approved to run; empty: none may run.",
     )
+    base_model = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="made",
+        help_text="What it was made from.",
+    )
+    trained_on = models.ForeignKey(
+        "Dataset",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="trained_models",
+        help_text="It was trained on this.",
+    )
+    job_number = models.PositiveBigIntegerField(null=True, blank=True, db_index=True, help_text="The job that made it.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

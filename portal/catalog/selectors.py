@@ -7,7 +7,7 @@ from portal.catalog.models import Adapter, Dataset, ModelProfile
 
 def models() -> QuerySet[ModelProfile]:
     """Every model profile, by name."""
-    return ModelProfile.objects.order_by("name")
+    return ModelProfile.objects.select_related("base_model").order_by("name")
 
 
 def datasets() -> QuerySet[Dataset]:
@@ -22,7 +22,7 @@ def adapters() -> QuerySet[Adapter]:
 
 def get_model(name: str) -> ModelProfile:
     """One model profile. Raises ModelProfile.DoesNotExist."""
-    return ModelProfile.objects.get(name=name)
+    return ModelProfile.objects.select_related("base_model", "trained_on").get(name=name)
 
 
 def get_dataset(name: str) -> Dataset:

@@ -162,6 +162,36 @@ def register_adapter(
     return adapter
 
 
+def register_model(
+    *, name: str, model: str, dataset: str, uri: str, sha256: str, disk_bytes: int, job_number: int
+) -> ModelProfile:
+    """Record a model a job made by training `model`; the same job's again changes nothing but where it is.
+
+    It has its base's shape, so nothing is read from the store.
+    """
+    base = ModelProfile.objects.get(name=model)
+    width = round(disk_bytes / base.parameters) if base.parameters else 0
+    dtype = {4: "float32", 2: "bfloat16"}.get(width, "")
+    known = {field: getattr(base, field) for field in model_facts.Facts.__dataclass_fields__}
+    made, _ = ModelProfile.objects.update_or_create(
+        name=name,
+        defaults=known
+        | {
+            "source": ModelProfile.Source.FOLDER,
+            "uri": uri,
+            "dtype": dtype,
+            "licence": base.licence,
+            "config": {} if base.source == ModelProfile.Source.GGUF else base.config,
+            "sha256": sha256,
+            "disk_bytes": disk_bytes,
+            "base_model": base,
+            "trained_on": Dataset.objects.filter(name=dataset).first(),
+            "job_number": job_number,
+        },
+    )
+    return made
+
+
 def set_remote_code(user: User, model: ModelProfile, approved: bool) -> None:
     """Approve or withdraw running this model's own Python code, at its present revision. Raises Refused."""
     if approved and not model.revision:

@@ -78,5 +78,7 @@ def print_job(job: dict[str, Any]) -> None:
             print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     if job["adapter"]:
         print(f"  adapter: {job['adapter']}")
+    if job.get("made_model"):
+        print(f"  model: {job['made_model']}")
     if job["endpoint"]:
         print(f"  answers as {job['endpoint']['model']}: liftoff chat {job['endpoint']['model']} 'Hello'")

@@ -82,8 +82,10 @@ def _dataset(spec: FinetuneSpec, errors: _Errors, known: Known) -> Dataset | Non
     dataset = known.first(Dataset.objects.all(), spec.dataset)
     if dataset is None:
         errors.found.append(unknown_name("dataset", "dataset", spec.dataset, _names(Dataset)))
-    if spec.adapter and Adapter.objects.filter(name=spec.adapter).exists():
-        errors.add("adapter", spec.adapter, f"there is already an adapter named {spec.adapter!r}; choose another name.")
+    made = Adapter if spec.makes_adapter else ModelProfile
+    if spec.adapter and made.objects.filter(name=spec.adapter).exists():
+        what = "an adapter" if spec.makes_adapter else "a model"
+        errors.add("adapter", spec.adapter, f"there is already {what} named {spec.adapter!r}; choose another name.")
     return dataset
 
 

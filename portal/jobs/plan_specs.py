@@ -39,7 +39,7 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
     devices = spec.resources.devices
     batch = spec.micro_batch * spec.gradient_accumulation * devices
     workload = Workload(
-        goal="lora",
+        goal="full" if spec.method == "partial" else spec.method,
         context=spec.context_length,
         batch=batch,
         lora_rank=spec.lora.rank,
@@ -48,7 +48,7 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
     )
     fixed = Fixed(
         precision=number,
-        quantization="none",
+        quantization="nf4" if spec.method == "qlora" else "none",
         zero_stage=spec.deepspeed.zero_stage if spec.deepspeed else 0,
         offload_optimizer=spec.deepspeed.offload_optimizer if spec.deepspeed else False,
         offload_parameters=False,
@@ -65,10 +65,9 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
 
 def unusable(plan: Plan, request: PlanRequest) -> str | None:
     """Why no job of today can be started by this plan, in one sentence; None when the form can take it."""
-    method, goal = plan.method, request.workload.goal
-    if goal in ("qlora", "full"):
-        what = "QLoRA" if goal == "qlora" else "Training every parameter"
-        return f"{what} can be planned, but a fine-tune job trains LoRA on unquantized weights; plan the goal lora."
+    method = plan.method
+    if request.workload.goal == "qlora" and method.quantization != "nf4":
+        return f"A fine-tune job trains QLoRA on nf4 weights, not on {method.quantization}."
     if method.devices > 1:
         return f"A job runs on one device, and this plan takes {method.devices}; choose a plan with one."
     if method.offload_parameters:
@@ -103,6 +102,7 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
     values |= {
         "micro_batch": method.micro_batch,
         "gradient_accumulation": method.accumulation,
+        "method": workload.goal,
         "lora__rank": workload.lora_rank,
         "lora__target_modules": workload.lora_targets,
         "resources__devices": 1,

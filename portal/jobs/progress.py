@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from portal.catalog.services import register_adapter
+from portal.catalog.services import register_adapter, register_model
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Attempt, Job
 from portal.jobs.notify import job_changed
@@ -37,11 +37,12 @@ def report(job_id: int, number: int, **shown: Any) -> None:
 
 
 def artifact_stored(job_id: int, number: int, *, kind: str, uri: str, size: int, sha256: str | None) -> None:
-    """An artifact of the run reached the store; an adapter joins the catalog with its lineage."""
+    """An artifact of the run reached the store; an adapter or a model joins the catalog with its lineage."""
     job = Job.objects.get(pk=job_id)
-    if kind == "adapter" and job.kind == "finetune" and job.attempt_number == number:
+    register = {"adapter": register_adapter, "model": register_model}.get(kind)
+    if register and job.kind == "finetune" and job.attempt_number == number:
         spec = FinetuneSpec.model_validate(job.spec)
-        register_adapter(
+        register(
             name=spec.adapter or f"{spec.model[:40]}-job-{job_id}",
             model=spec.model,
             dataset=spec.dataset,

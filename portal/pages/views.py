@@ -20,7 +20,7 @@ from portal.telemetry.selectors import snapshot
 from workers.contract.names import UnsafeURI
 from workers.contract.preflight import RESULT, Report
 
-DRAWN = ("status", "reason", "attempt", "queue", "endpoint", "adapter", "artifacts", "results")
+DRAWN = ("status", "reason", "attempt", "queue", "endpoint", "adapter", "made_model", "artifacts", "results")
 """What of a snapshot the server draws: the page asks for it again when a newer snapshot differs."""
 
 RESULT_ROWS = (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("loss", "Loss a token"), ("rows", "Rows"))

@@ -11,7 +11,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from portal.accounts.requests import SignedInRequest
-from portal.catalog.models import Adapter, Dataset
+from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.catalog.selectors import get_adapter
 from portal.jobs.lifecycle import FINAL, Status
 from portal.jobs.models import Job
@@ -45,8 +45,13 @@ def chat(request: SignedInRequest, pk: int) -> HttpResponse:
     if endpoint is None:
         final = Status(job.status) in FINAL
         made = Adapter.objects.select_related("base_model").filter(job_number=job.pk).first()
+        made_model = ModelProfile.objects.filter(job_number=job.pk).first()
         waits = job.kind == "launch" and not final and job.status != Status.CANCELLING
-        return render(request, "serving/not_ready.html", {"job": job, "final": final, "made": made, "waits": waits})
+        return render(
+            request,
+            "serving/not_ready.html",
+            {"job": job, "final": final, "made": made, "made_model": made_model, "waits": waits},
+        )
     spec = LaunchSpec.model_validate(job.spec)
     training = _training(spec.adapter)
     context = {

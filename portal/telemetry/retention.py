@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db.models import Count, Exists, Max, Min, Model, OuterRef, QuerySet
 
 from portal.accounts.services import audit
-from portal.catalog.models import Adapter
+from portal.catalog.models import Adapter, ModelProfile
 from portal.fleet.models import NodeEvent
 from portal.jobs.lifecycle import FINAL
 from portal.jobs.models import Attempt
@@ -124,14 +124,18 @@ def _things(kind: str, records: type[Model], now: datetime) -> Iterator[Thing[Ro
         attempts = old.filter(Exists(manager.filter(attempt_id=OuterRef("pk"))))
     else:
         return
-    adapters = dict(Adapter.objects.exclude(job_number=None).values_list("job_number", "name"))
+    made = {
+        number: f"{what} {name}"
+        for what, records in (("adapter", Adapter), ("model", ModelProfile))
+        for number, name in records.objects.exclude(job_number=None).values_list("job_number", "name")
+    }
     columns = ("pk", "job_id", "number", "job__status", "job__finished_at")
     for pk, job, number, status, finished_at in attempts.values_list(*columns).iterator(5000):
         if counts and pk not in counts:
             continue
         held = "" if status in FINAL and finished_at else f"job #{job} is live"
-        if kind == "events" and job in adapters:
-            held = held or f"adapter {adapters[job]}"  # they say what it was made of and how good it is
+        if kind == "events" and job in made:
+            held = held or made[job]  # they say what it was made of and how good it is
         at = finished_at.timestamp() if finished_at else now.timestamp()
         yield Thing(Rows(pk, job, number), at, counts.get(pk, 0), held)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db.models import Max, Q
 
-from portal.catalog.models import Adapter
+from portal.catalog.models import Adapter, ModelProfile
 from portal.jobs.lifecycle import FINAL, Status
 from portal.jobs.models import Attempt, Job
 from portal.jobs.selectors import current_attempt
@@ -131,7 +131,10 @@ def snapshot(job: Job) -> dict[str, Any]:
     attempt = current_attempt(job)
     final = Status(job.status) in FINAL
     endpoint = Endpoint.objects.filter(attempt=attempt).first() if attempt and job.status == Status.RUNNING else None
-    adapter = Adapter.objects.filter(job_number=job.pk).values_list("name", flat=True).first()
+    adapter, made = (
+        records.objects.filter(job_number=job.pk).values_list("name", flat=True).first()
+        for records in (Adapter, ModelProfile)
+    )
     return {
         "id": job.pk,
         "name": job.name,
@@ -190,6 +193,7 @@ def snapshot(job: Job) -> dict[str, Any]:
         "results": results(job),
         "artifacts": artifacts(job),
         "adapter": adapter,
+        "made_model": made,
         "endpoint": {"model": endpoint.model_name, "ready_at": _iso(endpoint.ready_at)} if endpoint else None,
     }
 

@@ -144,6 +144,23 @@ def test_values_out_of_bounds_are_refused_at_their_field(base, field, value):
     assert refusal.message.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("change", "field", "said"),
+    [
+        ({"method": "partial"}, "trained_layers", "name some"),
+        ({"trained_layers": "lm_head"}, "trained_layers", "or use method partial"),
+        ({"method": "qlora", "deepspeed": {"zero_stage": 3}}, "deepspeed.zero_stage", "use stage 2 or less"),
+        ({"method": "adapters"}, "method", "is not one of the choices; use 'lora', 'qlora', 'full' or 'partial'."),
+    ],
+)
+def test_a_method_and_what_it_needs_go_together(change, field, said):
+    with pytest.raises(ValidationError) as caught:
+        JOB_SPEC.validate_python({**FINETUNE, **change})
+    (refusal,) = from_pydantic(caught.value)
+    assert refusal.field == field
+    assert said in refusal.message
+
+
 def test_an_answer_must_leave_room_for_a_prompt():
     JOB_SPEC.validate_python({**LAUNCH, "context_length": 100, "max_tokens": 99})
     (problem,) = problems({**LAUNCH, "context_length": 100, "max_tokens": 100})

@@ -111,6 +111,25 @@ def test_a_run_is_recorded_and_its_states_follow(attempt: Attempt, live_redis: "
     assert any(e["type"] == "something_new" and e["x"] == 1 for e in seen)
 
 
+def test_a_whole_model_joins_the_catalog_with_its_lineage(attempt: Attempt, live_redis: "redis.Redis") -> None:
+    job = attempt.job
+    job.spec = {**job.spec, "method": "full", "adapter": "tuned"}
+    job.save()
+    base = ModelProfile.objects.get()
+    base.parameters, base.layers = 1_000_000, 2
+    base.save()
+    made = {"type": "artifact", "name": "model", "kind": "model", "uri": "store://jobs/1/model", "bytes": 4_002_000}
+    for _ in range(2):
+        ship(live_redis, envelopes(attempt, 1, [*RUN, made, {"type": "finished", "reason": "completed"}]))
+        drain(ingest.Ingest())
+
+    model = ModelProfile.objects.get(name="tuned")
+    assert (model.uri, model.source, model.dtype, model.layers) == ("store://jobs/1/model", "safetensors", "float32", 2)
+    assert (model.base_model, model.job_number) == (base, job.pk)
+    assert selectors.snapshot(job)["made_model"] == "tuned"
+    assert not Adapter.objects.exists()
+
+
 def test_a_batch_delivered_twice_is_stored_once(attempt: Attempt, live_redis: "redis.Redis") -> None:
     reader = ingest.Ingest()
     for _ in range(2):

@@ -178,14 +178,11 @@ def test_using_a_plan_fills_the_job_form(client: Client) -> None:
     assert '<option value="cases" selected>' in form, "what was chosen before is still chosen"
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [({"goal": "qlora"}, "QLoRA can be planned, but"), ({}, "is known by its shape only; add a model profile")],
-)
-def test_a_plan_no_job_can_start_by_says_why(client: Client, change: dict[str, str], why: str) -> None:
+@pytest.mark.parametrize("change", [{"goal": "qlora"}, {}])
+def test_a_plan_no_job_can_start_by_says_why(client: Client, change: dict[str, str]) -> None:
     answer = client.post("/plan/", {**QUESTION, **change})
     assert verdict(answer) == "fits"
-    assert why in words(answer)
+    assert "is known by its shape only; add a model profile" in words(answer)
     assert not links(answer, "Use this plan")
 
 

@@ -306,6 +306,22 @@ def test_a_plan_for_a_mixed_fleet_asks_for_devices_like_its_own(small: None) -> 
     assert judged.plans[0].memory.capacity == 23_028 * 2**20
 
 
+@pytest.mark.parametrize(("goal", "quantization"), [("qlora", "nf4"), ("full", "none")])
+def test_other_methods_are_planned_as_such_and_back(small: None, goal: str, quantization: str) -> None:
+    make_node("here")
+    request = ask("small", "here", goal=goal, context=256, batch=16)
+    plan = planning.answer(request).plans[0]
+
+    assert planning.unusable(plan, request) is None
+    assert planning.form_values(plan, request)["method"] == goal
+    spec = finetune(method=goal, micro_batch=2, context_length=256)
+    judged = planning.judge(spec).plans[0]
+    assert (planning.of_spec(spec).workload.goal, judged.method.quantization) == (goal, quantization)
+    assert (
+        judged.memory.expected != planning.judge(finetune(micro_batch=2, context_length=256)).plans[0].memory.expected
+    )
+
+
 def test_a_plan_to_serve_fills_the_launch_form(small: None) -> None:
     request = PlanRequest.model_validate(
         {"model": "small", "hardware": "l4", "workload": {"goal": "infer"}, "fixed": {"quantization": "nf4"}}
@@ -321,12 +337,10 @@ def test_a_plan_to_serve_fills_the_launch_form(small: None) -> None:
 @pytest.mark.parametrize(
     ("request_", "why"),
     [
-        (ask("small", goal="qlora"), "QLoRA"),
-        (ask("small", goal="full"), "every parameter"),
         (ask("llama-3-8b", goal="lora"), "by its shape only"),
         (ask("llama-3-70b", "8xh100-80", goal="infer", context=8192), "one device"),
     ],
-    ids=["qlora", "full", "built-in", "eight devices"],
+    ids=["built-in", "eight devices"],
 )
 def test_a_plan_that_no_job_can_follow_says_why(small: None, request_: PlanRequest, why: str) -> None:
     plan = planning.answer(request_).plans[0]

@@ -83,6 +83,22 @@ def test_tune_launch_chat_and_stop(portal: Portal) -> None:
     poll(lambda: not processes_of(portal, launch), "the end of its processes", 5)
 
 
+def test_a_full_fine_tune_makes_a_model_that_can_be_launched(portal: Portal) -> None:
+    tune = portal.submit({**TUNE, "method": "full", "adapter": "tuned-whole", "evaluate": False})
+    done = portal.wait(tune, lambda job: job["status"] == "succeeded", "the fine-tune")
+    assert (done["made_model"], done["adapter"]) == ("tuned-whole", None)
+    made = portal.client.get("/api/v1/models/tuned-whole").raise_for_status().json()
+    assert (made["base_model"], made["job"], made["dtype"]) == ("tiny", tune, "float32")
+
+    launch = portal.submit({"kind": "launch", "model": "tuned-whole", "context_length": 256, "max_tokens": 8})
+    portal.wait(launch, lambda job: job["endpoint"], "the launch")
+    request = {"model": "tuned-whole", "messages": [{"role": "user", "content": "case 1"}], "max_tokens": 4}
+    answer = portal.client.post("/v1/chat/completions", json=request).raise_for_status().json()
+    assert 0 < answer["usage"]["completion_tokens"] <= 4
+    portal.client.post(f"/api/v1/jobs/{launch}/cancel").raise_for_status()
+    poll(lambda: portal.job(launch)["status"] == "cancelled", "the stop", 20)
+
+
 def test_a_killed_child_ends_the_attempt_with_its_reason(portal: Portal) -> None:
     job = portal.submit(LONG)
     portal.wait(job, running, "training")

@@ -81,7 +81,7 @@ class Artifact(_Event):
 
     type: Literal["artifact"] = "artifact"
     name: str
-    kind: Literal["adapter", "manifest", "file"]
+    kind: Literal["adapter", "model", "manifest", "file"]
     uri: str
     bytes: int
     sha256: str | None = None
@@ -207,12 +207,32 @@ class RunningAttempt(Contract):
     last_seq: int = Field(0, ge=0, description="Events spooled so far.")
 
 
+class DeviceProcess(Contract):
+    """A process that holds memory of a device."""
+
+    pid: int
+    name: str = Field("", description="Program and script without arguments; empty where the node can't see it.")
+    bytes: int | None = Field(None, ge=0, description="None where the driver doesn't tell.")
+    run: RunningAttempt | None = Field(None, description="The run of this node that it was started for.")
+
+
+class DeviceUse(Contract):
+    """What is held of a device now."""
+
+    kind: Literal["cuda", "cpu"]
+    index: int
+    memory_bytes: int | None = Field(None, description="Held in all; None where it doesn't say, and of a CPU.")
+    processes: tuple[DeviceProcess, ...] = Field((), description="The largest; of a CPU those of runs alone.")
+
+
 class Heartbeat(Contract):
-    """A node's periodic word on stream liftoff:nodes. `profile` comes at start and every minute."""
+    """A node's periodic word on stream liftoff:nodes. `profile` comes at start and every minute, `devices` every ten
+    seconds; None says that nobody looked."""
 
     node: str
     at: float
     running: tuple[RunningAttempt, ...] = ()
+    devices: tuple[DeviceUse, ...] | None = None
     profile: NodeProfile | None = None
 
 

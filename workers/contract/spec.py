@@ -14,6 +14,7 @@ SPEC_VERSION = 1
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Quantization = Literal["none", "int8", "nf4"]
+TuneMethod = Literal["lora", "qlora", "full", "partial"]
 
 
 class UnknownVersion(ValueError):
@@ -80,7 +81,12 @@ class LoraSettings(Contract):
         min_length=1,
         max_length=400,
         title="Target modules",
-        description="'all-linear', or module names with commas, e.g. q_proj,v_proj.",
+        description="'all-linear', or names or patterns with commas: q_proj, layers.1?.mlp.*.",
+    )
+    variant: Literal["lora", "dora", "rslora"] = Field(
+        "lora",
+        title="LoRA variant",
+        description="dora: also trains each weight's magnitude; rslora: scales by alpha / sqrt(rank), for large ranks.",
     )
 
 
@@ -98,7 +104,7 @@ Priority = Annotated[
 
 
 class FinetuneSpec(Contract):
-    """Fine-tune a model on a dataset with LoRA."""
+    """Fine-tune a model on a dataset: adapters on it, all of it, or some of its layers."""
 
     kind: Literal["finetune"] = "finetune"
     spec_version: Version = SPEC_VERSION
@@ -108,7 +114,18 @@ class FinetuneSpec(Contract):
     model: Slug = Field(title="Model", description="Name of a model profile.")
     dataset: Slug = Field(title="Dataset", description="Name of a dataset.")
     adapter: Slug | None = Field(
-        None, title="Adapter name", description="Name of the adapter this job makes; generated when empty."
+        None, title="Result name", description="Name of the adapter or model this job makes; generated when empty."
+    )
+    method: TuneMethod = Field(
+        "lora",
+        title="Method",
+        description="lora: adapters; qlora: adapters on 4-bit weights; full: every parameter; partial: named layers.",
+    )
+    trained_layers: str = Field(
+        "",
+        max_length=400,
+        title="Trained layers",
+        description="Method partial: names or patterns with commas, e.g. layers.29.*, lm_head.",
     )
 
     epochs: float = Field(
@@ -160,6 +177,26 @@ class FinetuneSpec(Contract):
     lora: LoraSettings = Field(default_factory=LoraSettings)
     deepspeed: DeepSpeedSettings | None = Field(None, title="DeepSpeed", description="Absent: the plain trainer.")
     resources: Resources = Field(default_factory=Resources)
+
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether the result is a LoRA adapter; else it is a whole model."""
+        return self.method in ("lora", "qlora")
+
+    @model_validator(mode="after")
+    def _method_and_its_settings(self) -> Self:
+        if self.method == "partial" and not self.trained_layers.strip():
+            raise ValueError(
+                "trained_layers: method partial trains the layers that are named; name some, e.g. lm_head."
+            )
+        if self.method != "partial" and self.trained_layers.strip():
+            raise ValueError(
+                f"trained_layers: {self.trained_layers!r} has no meaning with method {self.method}; "
+                "leave it empty, or use method partial."
+            )
+        if self.method == "qlora" and self.deepspeed and self.deepspeed.zero_stage == 3:
+            raise ValueError("deepspeed.zero_stage: 3 can't shard the 4-bit weights of QLoRA; use stage 2 or less.")
+        return self
 
 
 class LaunchSpec(Contract):

@@ -53,6 +53,8 @@ class ModelOut(Schema):
     licence: str
     sha256: str
     remote_code_approved: bool
+    base_model: str | None = Field(None, alias="base_model.name", description="The model it was made from, by a job.")
+    job: int | None = Field(None, alias="job_number", description="The job that made it.")
     created_at: datetime
 
 

@@ -78,12 +78,14 @@ def _train(case: Case, model: Any, tokenizer: Any, dtype: Any, tracker: Any) -> 
 
     from workers.contract.spec import FinetuneSpec, LoraSettings
     from workers.runtimes.finetune.samples import Sample
-    from workers.runtimes.finetune.trainer import WatchedTrainer, as_dataset, lora_config, trainer_settings
+    from workers.runtimes.finetune.trained import choose_trained
+    from workers.runtimes.finetune.trainer import WatchedTrainer, as_dataset, trainer_settings
     from workers.runtimes.measuring import Meter
 
     spec = FinetuneSpec(
         model="bench",
         dataset="bench",
+        method=case.goal,
         max_steps=STEPS,
         micro_batch=case.batch,
         gradient_accumulation=case.accumulation,
@@ -119,7 +121,7 @@ def _train(case: Case, model: Any, tokenizer: Any, dtype: Any, tracker: Any) -> 
             args=trainer_settings(spec, Path(scratch), dtype, "cpu", None),
             train_dataset=as_dataset(rows),
             processing_class=tokenizer,
-            peft_config=None if case.goal == "full" else lora_config(spec, model),
+            peft_config=choose_trained(spec, model),
             callbacks=[Phases()],
         )
         kept = trainer.model

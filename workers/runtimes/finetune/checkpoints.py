@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from workers.contract.names import CHECKPOINTS_DIR
 from workers.contract.spec import ResumeInput
 from workers.runtimes.base import Run, RunFailed, local_path
-from workers.runtimes.finetune.adapter import write_adapter
+from workers.runtimes.finetune.trained import write_trained
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer
 
 KEPT = 2
@@ -42,7 +42,7 @@ class Torn(ValueError):
 class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
     """Saves every `checkpoint_every` steps, and once more when asked to stop, at the end of the step under way.
 
-    A checkpoint holds the adapter, the optimizer, the schedule, the random generators, the place in the data, the
+    A checkpoint holds what is trained, the optimizer, the schedule, the random generators, the place in the data, the
     loss not logged yet, and `results` so far. The trainer's own attributes are read and set where it has no better
     way (transformers 5.24, TRL 1.16).
     """
@@ -120,7 +120,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
 
     def _fill(self, folder: Path) -> None:
         trainer = self._trainer
-        write_adapter(folder, trainer.model, self._run.model.name, self._sharded)
+        write_trained(folder, trainer.model, trainer.processing_class, self._run.model.name, self._sharded)
         trainer._save_optimizer_and_scheduler(str(folder))
         trainer._save_scaler(str(folder))
         trainer._save_rng_state(str(folder))

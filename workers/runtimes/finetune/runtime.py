@@ -12,22 +12,23 @@ from transformers import PrinterCallback, set_seed
 
 from workers.contract.measured import MEASURED
 from workers.runtimes.base import STOPPED_EXIT, Pace, Run, invalid, local_path
-from workers.runtimes.finetune.adapter import write_adapter
 from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import Score, evaluate
 from workers.runtimes.finetune.manifest import write_manifest
 from workers.runtimes.finetune.samples import Sample, make_samples, read_rows
-from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, lora_config, trainer_settings
+from workers.runtimes.finetune.trained import choose_trained, write_trained
+from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, trainer_settings
 from workers.runtimes.finetune.zero import deepspeed_config, prepare_one_process, whole_parameters
 from workers.runtimes.measuring import Meter
 from workers.runtimes.models import check_context, choose_dtype, load_config, load_model
 
-ADAPTER_DIR = "adapter"
+ADAPTER_DIR, MODEL_DIR = "adapter", "model"
 DS_CONFIG_FILE = "ds_config.json"
 
 
 def finetune(run: Run) -> None:
-    """Leave output/adapter/ (PEFT, safetensors), output/manifest.json and, with DeepSpeed, output/ds_config.json."""
+    """Leave output/adapter/ (PEFT) or output/model/, in safetensors, output/manifest.json and, with DeepSpeed,
+    output/ds_config.json."""
     spec, dataset = run.finetune_spec, run.dataset
     dtype = choose_dtype(spec.precision, run.device_kind)
     train_rows = read_rows(local_path(dataset.train_uri, "dataset.train_uri"))
@@ -47,7 +48,9 @@ def finetune(run: Run) -> None:
         prepare_one_process(run.device_kind)
     meter = Meter(run.order.devices)
     settings = trainer_settings(spec, run.run_dir / "trainer", dtype, run.device_kind, ds_config)
-    model, tokenizer = load_model(run.model, dtype, run.device_kind)
+    # fp16 can't train its own weights: their gradients couldn't be unscaled.
+    weights = torch.float32 if dtype == torch.float16 and not spec.makes_adapter else dtype
+    model, tokenizer = load_model(run.model, weights, run.device_kind, "nf4" if spec.method == "qlora" else "none")
     train = make_samples(train_rows, dataset, tokenizer, spec.context_length)
     test = make_samples(test_rows, dataset, tokenizer, spec.context_length)
     set_seed(spec.seed)
@@ -58,7 +61,7 @@ def finetune(run: Run) -> None:
         args=settings,
         train_dataset=as_dataset(train),
         processing_class=tokenizer,
-        peft_config=lora_config(spec, model),
+        peft_config=choose_trained(spec, model),
         callbacks=[narrator],
     )
     trainer.remove_callback(PrinterCallback)  # the narrator says the same, in events
@@ -103,8 +106,9 @@ def finetune(run: Run) -> None:
             results["test_after"] = score.values()
             run.result("test_after", score.values())
 
-        run.phase("saving adapter")
-        write_adapter(run.output_dir / ADAPTER_DIR, trainer.model, run.model.name, zero_3)
+        kept = ADAPTER_DIR if spec.makes_adapter else MODEL_DIR
+        run.phase(f"saving {kept}")
+        write_trained(run.output_dir / kept, trainer.model, tokenizer, run.model.name, zero_3)
     except SystemExit:  # told to stop: what is trained isn't to be trained again
         run.on_stop.append(saver.ask)
         saver.save()

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from workers.contract.reasons import Reason
 from workers.contract.spec import FinetuneSpec
-from workers.runtimes.base import Pace, Run, RunFailed, invalid
+from workers.runtimes.base import Pace, Run, RunFailed
 from workers.runtimes.finetune.samples import Sample
 from workers.runtimes.measuring import Meter
 
@@ -47,6 +46,14 @@ class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untype
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*arguments, **options)
+
+    def _load_from_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        """PEFT would make fp32 of the bf16 adapters that TRL trains on quantized weights."""
+        kinds = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
+        super()._load_from_checkpoint(*arguments, **options)
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != kinds[name]:
+                parameter.data = parameter.data.to(kinds[name])
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The library's own checkpoints are neither whole nor atomic; `checkpoints.Saver` makes them, at on_save."""
@@ -127,30 +134,6 @@ def trainer_settings(
         dataloader_pin_memory=device_kind == "cuda",
         ddp_backend="gloo" if ds_config and device_kind == "cpu" else None,
         deepspeed=ds_config,
-    )
-
-
-def lora_config(spec: FinetuneSpec, model: Any) -> LoraConfig:
-    """PEFT's settings. Raises RunFailed for a target module the model doesn't have."""
-    targets: str | list[str] = spec.lora.target_modules
-    if targets != "all-linear":
-        targets = [name.strip() for name in spec.lora.target_modules.split(",") if name.strip()]
-        head = model.get_output_embeddings()
-        known = {
-            name.split(".")[-1]
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and module is not head
-        }
-        for name in targets:
-            if name not in known:
-                names = ", ".join(sorted(known))
-                raise invalid(f"lora.target_modules: {name!r} is no layer LoRA can train here; use some of {names}.")
-    return LoraConfig(
-        r=spec.lora.rank,
-        lora_alpha=spec.lora.alpha,
-        lora_dropout=spec.lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
     )
 
 
