@@ -20,6 +20,8 @@ from workers.desk import Desk
 from workers.exporter import WorkerCollector, start_exporter
 from workers.held import Place
 from workers.leases import RedisLeaseBook
+from workers.nvml import open_nvml
+from workers.occupants import occupants
 from workers.probe import probe, sample_devices
 from workers.recovery import AlreadyRunning, own_runs, recover
 from workers.retention import Keeper, keep_from
@@ -69,7 +71,13 @@ def serve(settings: WorkerSettings, command: Sequence[str] | None = None) -> int
         place = Place(settings.runs_dir, store, sink, settings.spool_limit_bytes)
         desk = Desk(settings.node, place, book, command, settings.stop_grace_s)
         desk.leases.start()
-        heart = Heart(settings.node, sink, desk.running, lambda: _probe(settings))
+        heart = Heart(
+            settings.node,
+            sink,
+            desk.running,
+            lambda: _probe(settings),
+            lambda: occupants(settings.runs_dir, open_nvml()),
+        )
         exporter = start_exporter(
             settings.metrics_host,
             settings.metrics_port,

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from workers.child import kill_run
 from workers.contract.events import RunningAttempt
 from workers.contract.reasons import Reason
 from workers.contract.spec import Order, UnknownVersion
@@ -97,11 +98,19 @@ class Desk:
                 held.preempt.set()
 
     def revoke(self, job: int, attempt: int, token: str) -> None:
-        """The attempt's lease is gone: end it and write nothing more; one that comes later is never started."""
+        """The attempt's lease is gone: end it and write nothing more; one that comes later is never started.
+
+        Of one that isn't held, whatever is left of its processes is killed.
+        """
         with self._lock:
             _remember(self._revoked, (job, attempt, token))
-            if held := self._held.get((job, attempt, token)):
+            held = self._held.get((job, attempt, token))
+            if held:
                 held.revoked.set()
+        if held is None:
+            name = run_dir_name(job, attempt, token)
+            if killed := kill_run(self.place.runs_dir.resolve() / name):
+                log.warning("Run %s was over; killed %d processes that it had left.", name, killed)
 
     def resend(self, job: int, attempt: int, token: str, after_seq: int) -> None:
         """Send the events of a run after that one again, if the run is known here."""

@@ -27,6 +27,12 @@ def run_dir_name(job: int, attempt: int, token: str = "") -> str:
     return f"{job}-{attempt}" + (f"-{token}" if token else "")
 
 
+def identity_of(run_dir: Path) -> tuple[int, int, str] | None:
+    """(job, attempt, token) by the directory's name; None for one that `run_dir_name` didn't make."""
+    named = _RUN_DIR_NAME.fullmatch(run_dir.name)
+    return (int(named["job"]), int(named["attempt"]), named["token"] or "") if named else None
+
+
 class Spool:
     """The event file of one attempt. Threads may share it."""
 
@@ -46,10 +52,10 @@ class Spool:
     @classmethod
     def of_run_dir(cls, run_dir: Path) -> Self:
         """The spool of a directory that `run_dir_name` named. Raises ValueError for another name."""
-        named = _RUN_DIR_NAME.fullmatch(run_dir.name)
-        if not named:
+        identity = identity_of(run_dir)
+        if identity is None:
             raise ValueError(f"{run_dir.name!r} is not the name of a run directory.")
-        return cls(run_dir, int(named["job"]), int(named["attempt"]), named["token"] or "")
+        return cls(run_dir, *identity)
 
     @property
     def finished(self) -> bool:

@@ -50,6 +50,9 @@ class Accelerator(models.Model):
     power_limit_w = models.FloatField(null=True, blank=True)
     compute_capability = models.CharField(max_length=12, blank=True)
     present = models.BooleanField(default=True, help_text="Seen at the last probe.")
+    strangers = models.JSONField(
+        default=list, blank=True, help_text="Who holds memory of it that no live attempt explains: Stranger objects."
+    )
 
     class Meta:
         ordering = ["node__name", "kind", "index"]

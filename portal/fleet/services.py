@@ -46,6 +46,11 @@ def _words(span: timedelta) -> str:
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
+def set_strangers(device: Accelerator, strangers: list[dict[str, Any]]) -> None:
+    """Keep who holds memory of the device that is nobody's here."""
+    Accelerator.objects.filter(pk=device.pk).update(strangers=strangers)
+
+
 @transaction.atomic
 def record_profile(profile: NodeProfile) -> Node:
     """Make the node's record say what its worker found. Labels set here by an admin win over the worker's."""

@@ -1,8 +1,9 @@
 """Compares what nodes say they run with what the database says they hold, and sets right what differs.
 
 A run that nobody holds is ended on its node. An attempt that its node doesn't name is asked for its events, which may
-have been lost on their way, and ended when none come. Each correction is told on the job's timeline and the node's
-page. Does not read heartbeats from anywhere (telemetry), nor expire leases.
+have been lost on their way, and ended when none come. Who holds a device that no attempt explains is found too
+(strangers). Each correction is told on the job's timeline and the node's page. Does not read heartbeats from anywhere
+(telemetry), nor expire leases.
 """
 
 import logging
@@ -21,6 +22,7 @@ from portal.jobs.leases import Held
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Attempt
 from portal.jobs.states import remark
+from portal.jobs.strangers import Strangers
 from workers.contract.events import Heartbeat, RunningAttempt
 from workers.contract.reasons import Reason
 
@@ -77,10 +79,12 @@ class Reconciler:
         """`clock`: monotonic seconds."""
         self._clock = clock
         self._nodes: dict[str, Differences] = {}
+        self._strangers = Strangers(clock)
 
     def forget(self) -> None:
         """Begin anew: heartbeats were missed."""
         self._nodes.clear()
+        self._strangers.forget()
 
     def heard(self, beats: dict[str, Heartbeat], behind: Collection[int] = (), now: datetime | None = None) -> None:
         """Renew the leases that the heartbeats name and set right what differs.
@@ -89,6 +93,7 @@ class Reconciler:
         """
         live = leases.held(beats)
         leases.renew(beats, live, now or timezone.now())
+        self._strangers.heard(beats, live)
         at = self._clock()
         for name, beat in beats.items():
             before = self._nodes.get(name, Differences())

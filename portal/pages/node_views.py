@@ -16,6 +16,7 @@ from portal.fleet.models import Accelerator, Node, PreflightReport
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.selectors import holders
+from portal.jobs.strangers import Stranger, told_of
 from workers.contract.errors import Refused
 from workers.contract.names import SLUG
 from workers.contract.spec import PreflightSpec, Resources
@@ -30,6 +31,11 @@ class Device:
 
     device: Accelerator
     job: Job | None
+
+    @property
+    def strangers(self) -> list[Stranger]:
+        """Who else holds memory of it."""
+        return told_of(self.device)
 
 
 @dataclass(frozen=True)

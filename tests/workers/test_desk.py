@@ -1,10 +1,14 @@
 """The desk: orders as they come off the queue, also bad ones; cancels before, during and after."""
 
+import subprocess
+import sys
 import threading
 
+import psutil
 import pytest
 
-from tests.workers.conftest import FAKE_CHILD, check_complete, eventually, make_order
+from tests.workers.conftest import FAKE_CHILD, alive, check_complete, eventually, make_order
+from workers.child import RUN_ENV
 from workers.contract.reasons import Reason
 from workers.desk import Desk
 from workers.spool import Spool
@@ -113,6 +117,23 @@ def test_an_attempt_that_was_revoked_before_it_came_is_never_started(desk, bench
     assert desk.start(make_order(bench.store_dir, token="mine")) is None
     assert not bench.runs_dir.exists()
     assert bench.sink.envelopes == []
+
+
+def test_what_a_run_that_is_over_has_left_is_killed_when_it_is_revoked(desk, bench):
+    def left_by(name):
+        folder = str(bench.runs_dir.resolve() / name)
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={RUN_ENV: folder})
+
+    left, others = left_by("1-1-mine"), left_by("1-1-another")
+    try:
+        eventually(lambda: RUN_ENV in psutil.Process(left.pid).environ())
+        desk.revoke(1, 1, "mine")
+        assert not alive(left.pid)
+        assert others.poll() is None
+    finally:
+        for process in (left, others):
+            process.kill()
+            process.wait()
 
 
 def test_events_are_sent_again_for_a_run_at_work_and_for_one_that_is_over(desk, bench, caplog):

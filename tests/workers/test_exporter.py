@@ -5,7 +5,7 @@ import urllib.request
 
 from tests.workers.conftest import eventually
 from workers.beats import Heart
-from workers.contract.events import DeviceProfile, NodeProfile, RunningAttempt
+from workers.contract.events import DeviceProfile, DeviceUse, NodeProfile, RunningAttempt
 from workers.exporter import WorkerCollector, start_exporter
 from workers.nvml import DeviceSample
 from workers.sinks import MemorySink
@@ -55,6 +55,18 @@ def test_the_profile_comes_first_and_again_after_an_outage():
     heart.beat()
     assert [beat.profile for beat in sink.beats] == [PROFILE, None, PROFILE]
     assert sink.beats[0].running == (RunningAttempt(job=1, attempt=1),)
+
+
+def test_who_holds_the_devices_is_looked_at_now_and_then_and_never_keeps_a_heart_from_beating():
+    sink = MemorySink()
+    answers = iter([(DeviceUse(kind="cpu", index=0),)])
+    heart = Heart("n1", sink, tuple, lambda: PROFILE, lambda: next(answers))
+    heart.beat()
+    heart.beat()
+    assert [beat.devices for beat in sink.beats] == [(DeviceUse(kind="cpu", index=0),), None]
+    broken = Heart("n1", sink, tuple, lambda: PROFILE, lambda: next(answers))
+    broken.beat()
+    assert len(sink.beats) == 3
 
 
 def test_a_heart_that_stops_beats_once_more():

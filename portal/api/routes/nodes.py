@@ -22,6 +22,15 @@ router = Router(tags=["nodes"])
 Name = Annotated[Slug, Path()]
 
 
+class Stranger(Schema):
+    """Who holds memory of a device that no live attempt explains."""
+
+    pid: int = Field(description="0: memory of no process that the driver names.")
+    name: str = Field(description="Program and script; empty where the node can't see it.")
+    bytes: int | None = Field(description="Null where the driver doesn't tell.")
+    left_by: str = Field(description="The run that left it, in words; empty for somebody else's process.")
+
+
 class Device(Schema):
     """One accelerator; the CPU counts as one where there is no GPU."""
 
@@ -33,6 +42,7 @@ class Device(Schema):
     compute_capability: str
     present: bool = Field(description="Seen at the last probe.")
     held_by: int | None = Field(description="The job that holds it.")
+    strangers: list[Stranger] = Field(description="Who else holds memory of it.")
 
 
 class Link(Schema):
@@ -82,7 +92,16 @@ def shape(node: Node, held: dict[int, Job], preflight: PreflightReport | None) -
         "name", "address", "state", "cores", "ram_bytes", "disk_free_bytes", "disk_read_bytes_per_s",
         "driver", "cuda", "versions", "labels", "last_seen_at",
     )  # fmt: skip
-    device_columns = ("kind", "index", "name", "memory_bytes", "power_limit_w", "compute_capability", "present")
+    device_columns = (
+        "kind",
+        "index",
+        "name",
+        "memory_bytes",
+        "power_limit_w",
+        "compute_capability",
+        "present",
+        "strangers",
+    )
     return {
         **{column: getattr(node, column) for column in columns},
         "online": selectors.is_online(node),
