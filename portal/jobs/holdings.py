@@ -3,12 +3,13 @@
 Writes nothing; decides nothing.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from portal.accounts.selectors import teams
-from portal.fleet.models import Node
+from portal.fleet.models import Accelerator, Node
 from portal.fleet.selectors import is_online
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Allocation
@@ -59,13 +60,18 @@ def holdings(now: datetime, *, preempts: bool = False) -> list[Holding]:
 def fleet(held: Iterable[Holding], now: datetime) -> list[FleetNode]:
     """Every node with its present devices and who holds them."""
     holds = {holding.device: (holding.held,) for holding in held}
-    nodes = []
-    for node in Node.objects.prefetch_related("accelerators").order_by("name"):
-        devices = tuple(
-            FreeDevice(device.pk, device.kind, device.index, device.memory_bytes, holds=holds.get(device.pk, ()))
-            for device in node.accelerators.all()
-            if device.present
+    devices: dict[int, list[FreeDevice]] = defaultdict(list)
+    present = Accelerator.objects.filter(present=True).order_by("kind", "index")
+    for node, pk, kind, index, size in present.values_list("node_id", "pk", "kind", "index", "memory_bytes"):
+        devices[node].append(FreeDevice(pk, kind, index, size, holds=holds.get(pk, ())))
+    return [
+        FleetNode(
+            node.pk,
+            node.name,
+            is_online(node, now),
+            node.state == Node.State.DRAINING,
+            node.labels,
+            tuple(devices[node.pk]),
         )
-        draining = node.state == Node.State.DRAINING
-        nodes.append(FleetNode(node.pk, node.name, is_online(node, now), draining, node.labels, devices))
-    return nodes
+        for node in Node.objects.only("name", "state", "labels", "last_seen_at").order_by("name")
+    ]

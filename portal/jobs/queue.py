@@ -5,28 +5,30 @@ What one round reads and writes grows with what changed, not with the queue. Doe
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 
-from django.db.models import Q
+from django.db.models import Count, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce
 
 from portal.accounts.selectors import teams
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
 from portal.jobs.notify import jobs_changed
 from portal.jobs.scheduler import Wait, Waiting
-from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightSpec
+from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightSpec, Resources
 
-TOLD_AT_ONCE = 200
-"""Sentences written in one round, the head of the queue first; the rest in the rounds after it."""
+TOLD_AT_ONCE = 50
+"""Sentences written in one round: first to those that know nothing yet, then in the queue's order."""
 STEADY_S = 60.0
 
 Key = tuple[int, datetime]
-"""A job's number and when it was submitted: numbers alone come again in another database."""
+"""A job's number and since when it waits: numbers alone come again in another database."""
 
 Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
-_specs: dict[Key, Spec] = {}
-"""What waiting jobs ask for, parsed once."""
+_waiting: dict[Key, Waiting] = {}
+"""Waiting jobs, their specs parsed once."""
 
 
 class Told(NamedTuple):
@@ -37,36 +39,50 @@ class Told(NamedTuple):
     expected_start_at: datetime | None
 
 
-class Queue(NamedTuple):
-    """The jobs that may start, by number, and what each has been told."""
-
-    jobs: list[Waiting]
-    told: dict[int, Told]
-
-
-def read(now: datetime) -> Queue:
+def _due(now: datetime) -> QuerySet[Job]:
     """The queue without what waits for its back-off."""
-    due = Q(not_before=None) | Q(not_before__lte=now)
-    columns = (
-        "pk", "created_at", "queued_at", "owner_id", "queue_position", "waiting_for", "expected_start_at",
-    )  # fmt: skip
-    rows = list(Job.objects.filter(due, status=Status.QUEUED).order_by("pk").values_list(*columns))
-    _parse_new([(pk, created_at) for pk, created_at, *_ in rows])
-    team = teams(owner for _, _, _, owner, *_ in rows) if rows else {}
-    return Queue(
-        [
-            waiting_of(pk, _specs[pk, created_at], team[owner], queued_at or created_at)
-            for pk, created_at, queued_at, owner, *_ in rows
-        ],
-        {pk: Told(position, reason, expected) for pk, _, _, _, position, reason, expected in rows},
-    )
+    return Job.objects.filter(Q(not_before=None) | Q(not_before__lte=now), status=Status.QUEUED)
+
+
+class Mark(NamedTuple):
+    """Another one where the queue is another one: how many wait, who, and after how many attempts."""
+
+    jobs: int
+    numbers: int | None
+    attempts: int | None
+
+
+def mark(now: datetime) -> Mark:
+    """The queue's mark."""
+    sums = _due(now).order_by().aggregate(jobs=Count("pk"), numbers=Sum("pk"), attempts=Sum("attempt_number"))
+    return Mark(**sums)
+
+
+def read(now: datetime) -> list[Waiting]:
+    """The queue as the scheduler weighs it."""
+    since = Coalesce("queued_at", "created_at")
+    rows = list(_due(now).order_by("pk").values_list("pk", since, "owner_id"))
+    team = teams(owner for _, _, owner in rows) if rows else {}
+    keys = {(pk, at): team[owner] for pk, at, owner in rows}
+    for key in _waiting.keys() - keys.keys():
+        del _waiting[key]
+    _make({key for key in keys if key not in _waiting or _waiting[key].team != keys[key]}, keys)
+    return [_waiting[key] for key in keys]
+
+
+def _make(keys: set[Key], team: dict[Key, str]) -> None:
+    """Have these jobs in `_waiting`."""
+    at = dict(keys)
+    for pk, spec in Job.objects.filter(pk__in=list(at)).values_list("pk", "spec").iterator(2000) if at else ():
+        key = pk, at[pk]
+        _waiting[key] = waiting_of(pk, JOB_SPEC.validate_python(spec), team[key], at[pk])
 
 
 def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
     """A job as the scheduler weighs it. `queued_at`: all the time since then it has waited."""
     return Waiting(
         job=pk,
-        resources=spec.resources,
+        resources=_shared(spec.resources.model_dump_json()),
         kind=spec.kind,
         team=team,
         priority=spec.priority,
@@ -75,22 +91,39 @@ def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
     )
 
 
-def tell(waits: Iterable[Wait], told: dict[int, Told], now: datetime) -> int:
-    """Write what changed of why jobs wait, TOLD_AT_ONCE at most. How many jobs were told."""
-    changed = []
+@lru_cache(4096)
+def _shared(resources: str) -> Resources:
+    """The same object for all that ask for the same."""
+    return Resources.model_validate_json(resources)
+
+
+def told(now: datetime) -> dict[int, Told]:
+    """What each waiting job has been told."""
+    columns = ("pk", "queue_position", "waiting_for", "expected_start_at")
+    return {pk: Told(*words) for pk, *words in _due(now).order_by("pk").values_list(*columns)}
+
+
+def news(waits: Iterable[Wait], told: dict[int, Told], now: datetime) -> list[tuple[int, Told]]:
+    """What differs from what was told: first for those that know no place yet, then in the queue's order."""
+    found = []
     for wait in waits:
         seconds = wait.expected_in_s
         new = Told(wait.position, wait.reason[:400], None if seconds is None else now + timedelta(seconds=seconds))
         if wait.job not in told or _differs(told[wait.job], new):
-            columns = {"queue_position": new.position, "waiting_for": new.reason}
-            changed.append(Job(pk=wait.job, expected_start_at=new.expected_start_at, **columns))
-        if len(changed) == TOLD_AT_ONCE:
-            break
+            found.append((wait.job, new))
+    return sorted(found, key=lambda one: one[0] in told and told[one[0]].position is not None)
+
+
+def tell(news: Iterable[tuple[int, Told]]) -> None:
+    """Write it, for those that still wait."""
+    changed = [
+        Job(pk=pk, queue_position=new.position, waiting_for=new.reason, expected_start_at=new.expected_start_at)
+        for pk, new in news
+    ]
     if changed:
         fields = ["queue_position", "waiting_for", "expected_start_at"]
         Job.objects.filter(status=Status.QUEUED).bulk_update(changed, fields)
         jobs_changed([job.pk for job in changed])
-    return len(changed)
 
 
 def _differs(old: Told, new: Told) -> bool:
@@ -100,14 +133,3 @@ def _differs(old: Told, new: Told) -> bool:
     if old.expected_start_at is None or new.expected_start_at is None:
         return False
     return abs((new.expected_start_at - old.expected_start_at).total_seconds()) > STEADY_S
-
-
-def _parse_new(keys: list[Key]) -> None:
-    """Have the specs of these jobs in `_specs`, and of no others."""
-    wanted = set(keys)
-    for key in _specs.keys() - wanted:
-        del _specs[key]
-    new = {key[0]: key for key in wanted - _specs.keys()}
-    if new:
-        for pk, spec in Job.objects.filter(pk__in=list(new)).values_list("pk", "spec").iterator(2000):
-            _specs[new[pk]] = JOB_SPEC.validate_python(spec)

@@ -6,12 +6,13 @@ for one of higher priority (preempt); the others are told why they wait and unti
 databases, clocks or how a decision is carried out.
 """
 
-from portal.jobs.scheduler.decide import decide
+from portal.jobs.scheduler.decide import Blocked, Deciding, decide
 from portal.jobs.scheduler.decisions import Decision, Placement, Preempt, Wait
 from portal.jobs.scheduler.fleet import GIB, FleetNode, FreeDevice, Held
 from portal.jobs.scheduler.policy import Policy
 from portal.jobs.scheduler.queue import Waiting
 
 __all__ = [
-    "GIB", "Decision", "FleetNode", "FreeDevice", "Held", "Placement", "Policy", "Preempt", "Wait", "Waiting", "decide",
+    "GIB", "Blocked", "Deciding", "Decision", "FleetNode", "FreeDevice", "Held", "Placement", "Policy", "Preempt",
+    "Wait", "Waiting", "decide",
 ]  # fmt: skip

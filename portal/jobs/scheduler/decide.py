@@ -3,7 +3,7 @@
 Knows nothing of databases or clocks, nor how a decision is carried out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -24,7 +24,7 @@ DEFAULT = Policy()
 
 
 @dataclass
-class _Blocked:
+class Blocked:
     """A job that can't start now."""
 
     job: Waiting
@@ -73,20 +73,44 @@ def decide(
 
     A Preempt stands just before the Wait of the job it makes room for. The same input gives the same decisions.
     """
-    pools = Pools(fleet, queue, policy)
-    ledger = Ledger(usage or {}, [job.team for job in queue], sum(len(node.devices) for node in fleet), policy)
-    room = Room(pools, lambda job: effective_priority(job, policy, now, ledger.penalty(job.team)))
-    keeping = _Keeping(pools, room if policy.preempts else None)
-    turns: list[Placement | _Blocked] = []
-    for job in in_order(queue, policy, now, ledger):
-        pool = pools.answering(job.resources)
-        placed = None if keeping.closed(pool) else place(job, pool, pools)
-        if placed is not None:
-            ledger.give(job.team, job.nodes * job.resources.devices, job.known_s)
-            turns.append(placed)
-        else:
-            turns.append(keeping.block(job, pool))
-    return _told(turns, pools, Reasons(pools, ledger, now))
+    decision = Deciding(queue, fleet, policy, usage, now)
+    turns = list(decision.turns())
+    return decision.told(turns)
+
+
+class Deciding:
+    """`decide` in two steps, for who wants to start a job before it is decided of those behind it."""
+
+    def __init__(
+        self,
+        queue: Sequence[Waiting],
+        fleet: Sequence[FleetNode],
+        policy: Policy = DEFAULT,
+        usage: Mapping[str, float] | None = None,
+        now: float = 0.0,
+    ) -> None:
+        self._queue, self._policy, self._now = queue, policy, now
+        self._pools = Pools(fleet, queue, policy)
+        teams = {job.team for job in queue}
+        self._ledger = Ledger(usage or {}, teams, sum(len(node.devices) for node in fleet), policy)
+
+    def turns(self) -> Iterator[Placement | Blocked]:
+        """Each job in its turn: it starts, or it can't. What has come is final."""
+        pools, ledger, policy, now = self._pools, self._ledger, self._policy, self._now
+        room = Room(pools, lambda job: effective_priority(job, policy, now, ledger.penalty(job.team)))
+        keeping = _Keeping(pools, room if policy.preempts else None)
+        for job in in_order(self._queue, policy, now, ledger):
+            pool = pools.answering(job.resources)
+            placed = None if keeping.closed(pool) else place(job, pool, pools)
+            if placed is not None:
+                ledger.give(job.team, job.nodes * job.resources.devices, job.known_s)
+                yield placed
+            else:
+                yield keeping.block(job, pool)
+
+    def told(self, turns: Sequence[Placement | Blocked]) -> list[Decision]:
+        """All decisions, once all turns have come: positions, reasons and expected starts."""
+        return _told(turns, self._pools, Reasons(self._pools, self._ledger, self._now))
 
 
 class _Keeping:
@@ -104,10 +128,10 @@ class _Keeping:
         """Whether an earlier job waits for these devices and nobody may pass it."""
         return not self._policy.backfill and not self._closed.isdisjoint(pool.units)
 
-    def block(self, job: Waiting, pool: Pool) -> _Blocked:
+    def block(self, job: Waiting, pool: Pool) -> Blocked:
         """The job waits."""
         ahead, kept = self._ahead(pool)
-        blocked = _Blocked(job, pool, ahead)
+        blocked = Blocked(job, pool, ahead)
         if not pool.possible(job):
             return blocked
         if kept < self._policy.reservations:
@@ -142,7 +166,7 @@ def _units(job: Waiting, reservation: Reservation) -> set[object]:
     return units
 
 
-def _told(turns: Sequence[Placement | _Blocked], pools: Pools, reasons: Reasons) -> list[Decision]:
+def _told(turns: Sequence[Placement | Blocked], pools: Pools, reasons: Reasons) -> list[Decision]:
     """Positions, reasons and expected starts, once it is known who starts."""
     timetable = Timetable(pools)
     decisions: list[Decision] = []

@@ -195,16 +195,22 @@ class Pools:
         self._groups = list(groups.values())
         self._pools: dict[object, Pool] = {}
         self._by_request: dict[object, Pool] = {}
+        self._by_resources: dict[int, Pool] = {}
+        """By identity: the queue lives as long as this, and many jobs share what they ask for."""
         self._pools_of: list[list[Pool]] = [[] for _ in self.nodes]
         for job in queue:
             self.answering(job.resources)
 
     def answering(self, wanted: Resources) -> Pool:
         """The pool of a request; it may be empty."""
+        known = self._by_resources.get(id(wanted))
+        if known is not None:
+            return known
         request = (wanted.device_kind, wanted.min_memory_gib, wanted.node, tuple(sorted(wanted.labels.items())))
         pool = self._by_request.get(request)
         if pool is None:
             pool = self._by_request[request] = self._make(wanted)
+        self._by_resources[id(wanted)] = pool
         return pool
 
     def changed(self, node: NodeState) -> None:

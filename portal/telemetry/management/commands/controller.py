@@ -14,14 +14,13 @@ from django.db import close_old_connections
 from portal.jobs import loop
 from portal.jobs.leadership import Candidate
 from portal.jobs.leases import Hearing
-from portal.jobs.usage import Usage
 from portal.telemetry.ingest import Ingest
 from portal.telemetry.sweeper import Sweeper
 from portal.telemetry.upkeep import upkeep
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
-UPKEEP_EVERY = 8
+UPKEEP_EVERY = 4
 
 
 class Command(BaseCommand):
@@ -32,7 +31,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         candidate, hearing = Candidate(), Hearing()
-        ingest, usage = Ingest(hearing=hearing), Usage()
+        ingest, scheduling = Ingest(hearing=hearing), loop.Rounds()
         threads = [
             threading.Thread(target=candidate.run, args=(stop,), name="leadership"),
             threading.Thread(target=ingest.run, args=(stop, lambda: candidate.leads), name="ingest"),
@@ -44,13 +43,13 @@ class Command(BaseCommand):
         rounds = 0
         while not stop.wait(TICK_S):
             if not candidate.leads:
-                rounds, usage = 0, Usage()
+                rounds, scheduling = 0, loop.Rounds()
                 continue
             close_old_connections()
             try:
                 if rounds % UPKEEP_EVERY == 0:
                     upkeep(candidate.term, hearing)
-                loop.tick(usage=usage)
+                scheduling.tick()
             except Exception:  # a round that fails is tried again; the log has why
                 log.exception("scheduling round failed")
                 stop.wait(1.0)
