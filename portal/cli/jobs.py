@@ -19,7 +19,24 @@ PATIENCE_S = 30.0
 def submit(portal: Portal, args: argparse.Namespace) -> int:
     """`liftoff submit`."""
     headers = {"Idempotency-Key": args.idempotency_key} if args.idempotency_key else {}
-    job = portal.call("POST", "/jobs", json=specs.read(args.spec, args.set), headers=headers)
+    return _submitted(
+        portal,
+        args,
+        portal.call("POST", "/jobs", json=specs.read(args.spec, args.set, args.label, args.prefer), headers=headers),
+    )
+
+
+def sweep(portal: Portal, args: argparse.Namespace) -> int:
+    """`liftoff sweep`."""
+    devices = portal.get(f"/nodes/{args.node}")["devices"]
+    gpus = any(device["kind"] == "cuda" for device in devices)
+    resources = {"node": args.node, "devices": args.processes if gpus else 1}
+    spec = {"kind": "preflight", "sweep_processes": args.processes, "resources": resources}
+    return _submitted(portal, args, portal.call("POST", "/jobs", json=spec))
+
+
+def _submitted(portal: Portal, args: argparse.Namespace, job: Any) -> int:
+    """Say what became of a job that was just submitted, after waiting for it if so asked."""
     if args.wait:
         print(f"Job #{job['id']} {job['name']}", file=sys.stderr)
         job = _wait(portal, job["id"])

@@ -1,8 +1,9 @@
-"""Reads a job's spec from a file or the input, and lays `--set path=value` over it. Calls nobody."""
+"""Reads a job's spec from a file or the input, and lays `--set path=value` and node labels over it. Calls nobody."""
 
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,8 +16,11 @@ from workers.contract.spec import FinetuneSpec, LaunchSpec, PreflightSpec
 KINDS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec, "preflight": PreflightSpec}
 
 
-def read(source: str, changes: list[str]) -> dict[str, Any]:
-    """The spec at `source` ('-': standard input) with `changes` set. Raises Problem."""
+def read(source: str, changes: list[str], labels: Sequence[str] = (), preferred: Sequence[str] = ()) -> dict[str, Any]:
+    """The spec at `source` ('-': standard input) with `changes` set, and the labels that a node must or should carry.
+
+    Raises Problem.
+    """
     try:
         spec = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
     except OSError as error:
@@ -36,12 +40,22 @@ def read(source: str, changes: list[str]) -> dict[str, Any]:
             value = json.loads(text)
         _check_path(path, spec.get("kind"))
         *parents, last = path.split(".")
-        place = spec
-        for part in parents:
-            if not isinstance(place.get(part), dict):
-                place[part] = {}
-            place = place[part]
-        place[last] = value
+        _place(spec, parents)[last] = value
+    for option, field, texts in (("--label", "labels", labels), ("--prefer", "preferred_labels", preferred)):
+        for text in texts:
+            key, equals, label = text.partition("=")
+            if not equals or not key:
+                raise Problem(f"{option}: {text!r} is no label; write key=value, e.g. zone=a.")
+            _place(spec, ["resources", field])[key] = label
+    return spec
+
+
+def _place(spec: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The object at `path`, made where there is none."""
+    for part in path:
+        if not isinstance(spec.get(part), dict):
+            spec[part] = {}
+        spec = spec[part]
     return spec
 
 

@@ -52,7 +52,8 @@ WORDS = {
     "launch": Words("New launch", "Launch a model", "precision, seed, preflight, where it runs", "Launch"),
     "preflight": Words("New preflight", "Check a node", "which of its devices", "Start preflight"),
 }
-HINTS = {"resources__labels": "Write key=value, with commas between."}
+LABELS = ("resources__labels", "resources__preferred_labels")
+HINTS = dict.fromkeys(LABELS, "Write key=value, with commas between.")
 GROUPS = {
     "": "More settings",
     "lora": "LoRA",
@@ -73,7 +74,7 @@ class Group:
 def flat(spec: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(form field name, value) of every value of a spec: {'lora': {'rank': 8}} → ('lora__rank', 8)."""
     for key, value in spec.items():
-        if isinstance(value, dict) and key != "labels":
+        if isinstance(value, dict) and prefix + key not in LABELS:
             yield from flat(value, f"{prefix}{key}__")
         else:
             yield f"{prefix}{key}", value
@@ -145,7 +146,7 @@ class JobForm(forms.Form):
         if name not in self.fields:
             name = next((known for known in self.fields if known.startswith(f"{name}__")), "")
         sentence = error.message.removeprefix(f"{error.field}: ")
-        if isinstance(error.value, str) and error.value and name == "resources__labels":
+        if isinstance(error.value, str) and error.value and name in LABELS:
             sentence = f'"{error.value}" names no labels; {HINTS[name].lower()}'
         return (name, sentence[:1].upper() + sentence[1:]) if name else (None, error.message)
 
@@ -159,9 +160,7 @@ class JobForm(forms.Form):
             target = spec
             for part in path:
                 target = target.setdefault(part, {})
-            target[last] = (
-                _labels(value) if name == "resources__labels" else self._options.get(name, {}).get(value, value)
-            )
+            target[last] = _labels(value) if name in LABELS else self._options.get(name, {}).get(value, value)
         if "zero_stage" not in spec.get("deepspeed", {}):
             spec.pop("deepspeed", None)
         return spec

@@ -88,6 +88,7 @@ def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
         priority=spec.priority,
         queued_at=queued_at.timestamp(),
         until_stopped=spec.kind == "launch",
+        preferred=spec.resources.preferred_labels,
     )
 
 

@@ -78,6 +78,14 @@ def test_submit_sets_values_and_prints_the_job(
     assert "queued" in capsys.readouterr().out
 
 
+def test_submit_says_which_nodes_it_must_and_should_have(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wishes = ["--label", "zone=a", "--label", "gen=5", "--prefer", "tier=fast"]
+    assert main(["submit", spec, *wishes, "--json"]) == 0
+    resources = json.loads(capsys.readouterr().out)["spec"]["resources"]
+    assert resources["labels"] == {"zone": "a", "gen": "5"}
+    assert resources["preferred_labels"] == {"tier": "fast"}
+
+
 def test_the_same_key_gives_the_same_job(spec: str) -> None:
     for _ in range(2):
         assert main(["submit", spec, "--idempotency-key", "k"]) == 0
@@ -90,6 +98,7 @@ def test_the_same_key_gives_the_same_job(spec: str) -> None:
         (["--set", "learning_rate=-1"], "learning_rate: -1 is out of range; it must be more than 0."),
         (["--set", "lora.rnk=8"], "did you mean rank"),
         (["--set", "seed"], "path=value"),
+        (["--label", "fast"], "--label: 'fast' is no label; write key=value"),
         (["--set", "model=tinny"], "did you mean tiny"),
     ],
 )

@@ -75,12 +75,16 @@ def catalog() -> None:
 @pytest.mark.usefixtures("catalog")
 def test_the_form_submits_what_it_says(client: Client) -> None:
     values = form_values(deepspeed__zero_stage="2", resources__labels="zone=a", evaluate="on", name="mine")
+    values["resources__preferred_labels"] = "tier=fast, disk=nvme"
     answer = client.post("/jobs/new/?kind=finetune", values)
     job = Job.objects.get()
     assert answer["Location"] == f"/jobs/{job.pk}/"
     assert (job.name, job.spec["lora"]["rank"], job.spec["learning_rate"]) == ("mine", 4, 0.001)
     assert job.spec["deepspeed"] == {"zero_stage": 2, "offload_optimizer": False}
     assert job.spec["resources"]["labels"] == {"zone": "a"}
+    assert job.spec["resources"]["preferred_labels"] == {"tier": "fast", "disk": "nvme"}
+    clone = text(client.get(f"/jobs/new/?from={job.pk}"))
+    assert 'name="resources__preferred_labels" value="tier=fast, disk=nvme"' in clone
     assert (job.spec["evaluate"], job.spec["packing"]) == (True, False)
 
 
@@ -94,6 +98,7 @@ def test_the_form_submits_what_it_says(client: Client) -> None:
         ("model", "tinny", "did you mean tiny"),
         ("lora__rank", "0", "at least 1"),
         ("resources__labels", "nonsense", "write key=value"),
+        ("resources__preferred_labels", "nonsense", "write key=value"),
         ("beta2", "1", "less than 1"),
     ],
 )

@@ -52,6 +52,11 @@ class Resources(Contract):
         0, ge=0, le=2048, title="Minimum memory", description="Per device, GiB (2^30 bytes); 0 asks for none."
     )
     labels: dict[str, str] = Field(default_factory=dict, title="Node labels", description="Labels a node must carry.")
+    preferred_labels: dict[str, str] = Field(
+        default_factory=dict,
+        title="Preferred labels",
+        description="Of the nodes that are free, those that carry more of these are taken first.",
+    )
     node: Slug | None = Field(None, title="Node", description="Run on this node only.")
 
 

@@ -136,9 +136,9 @@ def refusal(node: FleetNode, wanted: Resources) -> str | None:
     """Why the node can't ever take the request as things stand; None when it only has to become free."""
     if wanted.node and node.name != wanted.node:
         return f"the job asks for node {wanted.node}"
-    for key, value in wanted.labels.items():
-        if node.labels.get(key) != value:
-            return f"it has no label {key}={value}"
+    missing = [f"{key}={value}" for key, value in wanted.labels.items() if node.labels.get(key) != value]
+    if missing:
+        return f"it has no label {', '.join(missing)}"
     if not node.online:
         return "it is offline"
     if node.draining:
