@@ -12,6 +12,7 @@ PAGES = {
         "fleet.accelerator": ("Accelerators", "memory"),
         "fleet.link": ("Links", "cable"),
         "fleet.preflightreport": ("Preflights", "fact_check"),
+        "fleet.sweepreport": ("All-reduce sweeps", "speed"),
         "fleet.nodeevent": ("Node events", "history_toggle_off"),
     },
     "Catalog": {

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from workers.contract.preflight import RESULT, Report
+from workers.contract.sweep import RESULT as SWEEP
+from workers.contract.sweep import Sweep
 
 
 def print_json(value: Any) -> None:
@@ -64,6 +66,18 @@ def print_preflight(report: Report) -> None:
             print(f"        → {line.to_do}")
 
 
+def print_sweep(sweep: Sweep) -> None:
+    """Bus bandwidth by size and number of processes, then what each doubling cost."""
+    counts = sorted({one.ranks for one in sweep.sums})
+    found = {(one.bytes, one.ranks): f"{one.bus_bytes_per_s / 1e6:.4g}" for one in sweep.sums}
+    sizes = sorted({one.bytes for one in sweep.sums})
+    print(f"  {sweep.backend}, {sweep.between}; bus bandwidth in MB/s:")
+    heads = ["bytes", *(f"{ranks} processes" for ranks in counts)]
+    print_table(heads, [[size, *(found.get((size, ranks)) for ranks in counts)] for size in sizes])
+    for one in sweep.doublings:
+        print(f"  {one.before.ranks} to {one.after.ranks} processes: {one.overhead:+.1%} a training step per doubling")
+
+
 def print_job(job: dict[str, Any]) -> None:
     """A job on a few lines."""
     print(f"Job #{job['id']} {job['name']}: {progress(job, bar=True)}")
@@ -74,6 +88,8 @@ def print_job(job: dict[str, Any]) -> None:
     for name, values in job["results"].items():
         if name == RESULT:
             print_preflight(Report.model_validate(values))
+        elif name == SWEEP:
+            print_sweep(Sweep.model_validate(values))
         else:
             print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     if job["adapter"]:

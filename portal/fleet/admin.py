@@ -12,7 +12,7 @@ from django.utils import timezone
 from portal.accounts.services import audit
 from portal.admin_base import ModelAdmin, ReadOnlyAdmin, ReadOnlyInline, badge, size
 from portal.fleet import services
-from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport
+from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport, SweepReport
 from portal.fleet.selectors import is_online, online_since
 
 
@@ -191,6 +191,17 @@ class PreflightReportAdmin(ReadOnlyAdmin[PreflightReport]):
     @admin.display(description="Not ok")
     def troubles(self, report: PreflightReport) -> str:
         return ", ".join(line["name"] for line in report.lines if line["state"] != "ok")
+
+
+@admin.register(SweepReport)
+class SweepReportAdmin(ReadOnlyAdmin[SweepReport]):
+    """What each all-reduce sweep measured."""
+
+    list_display = ("node", "job_number", "attempt_number", "at")
+    list_filter = ("node", "at")
+    list_select_related = ("node",)
+    search_fields = ("node__name", "=job_number")
+    date_hierarchy = "at"
 
 
 @admin.register(NodeEvent)

@@ -106,6 +106,24 @@ class PreflightReport(models.Model):
         return f"preflight of {self.node.name} by job {self.job_number}"
 
 
+class SweepReport(models.Model):
+    """What an all-reduce sweep measured on a node: a contract Sweep; the node's page draws the newest."""
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="sweeps")
+    job_number = models.PositiveBigIntegerField()
+    attempt_number = models.PositiveIntegerField()
+    sweep = models.JSONField()
+    at = models.DateTimeField(help_text="When it began, by the node's clock.")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.UniqueConstraint(fields=["job_number", "attempt_number"], name="one_sweep_per_attempt")]
+        indexes = [models.Index(fields=["node", "-id"], name="newest_sweep")]
+
+    def __str__(self) -> str:
+        return f"sweep of {self.node.name} by job {self.job_number}"
+
+
 class NodeEvent(models.Model):
     """Something that happened to a node and that its page tells: lost, back, a run on it ended because nobody holds it.
 

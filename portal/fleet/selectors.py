@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
-from portal.fleet.models import Node, NodeEvent, PreflightReport
+from portal.fleet.models import Node, NodeEvent, PreflightReport, SweepReport
 
 
 def nodes() -> QuerySet[Node]:
@@ -32,6 +32,11 @@ def latest_events(node: Node, limit: int = 20) -> list[NodeEvent]:
 def latest_preflight(node: Node) -> PreflightReport | None:
     """What the newest preflight found on the node; None before the first."""
     return node.preflights.order_by("-id").first()
+
+
+def latest_sweep(node: Node) -> SweepReport | None:
+    """What the newest all-reduce sweep measured on the node; None before the first."""
+    return node.sweeps.order_by("-id").first()
 
 
 def latest_preflights() -> dict[int, PreflightReport]:

@@ -14,11 +14,12 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport
+from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport, SweepReport
 from portal.fleet.selectors import online_since
 from workers.contract.errors import Refused
 from workers.contract.events import NodeProfile
 from workers.contract.preflight import Report
+from workers.contract.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,24 @@ def record_preflight(node: Node, *, job_number: int, attempt_number: int, values
             "lines": [line.model_dump(mode="json") for line in report.lines],
             "took_s": report.took_s,
             "at": datetime.fromtimestamp(report.at, UTC),
+        },
+    )
+
+
+def record_sweep(node: Node, *, job_number: int, attempt_number: int, values: dict[str, Any]) -> None:
+    """Keep what an attempt's all-reduce sweep measured, a contract Sweep; as `record_preflight`."""
+    try:
+        sweep = Sweep.model_validate(values)
+    except ValidationError as error:
+        log.warning("the sweep of job %s attempt %s was dropped: %s", job_number, attempt_number, error)
+        return
+    SweepReport.objects.get_or_create(
+        job_number=job_number,
+        attempt_number=attempt_number,
+        defaults={
+            "node": node,
+            "sweep": sweep.model_dump(mode="json"),
+            "at": datetime.fromtimestamp(sweep.at, UTC),
         },
     )
 

@@ -132,6 +132,8 @@ def preempt(job_id: int, why: str) -> bool:
 def _name(spec: Spec) -> str:
     if isinstance(spec, FinetuneSpec):
         return f"Fine-tune {spec.model} on {spec.dataset}"
+    if isinstance(spec, PreflightSpec) and spec.sweep_processes:
+        return f"All-reduce sweep of {spec.resources.node}"
     if isinstance(spec, PreflightSpec):
         return f"Preflight of {spec.resources.node}" + (f" for {spec.model}" if spec.model else "")
     return f"Launch {spec.adapter or spec.model}"

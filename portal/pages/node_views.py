@@ -9,17 +9,21 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
+from pydantic import ValidationError
 
 from portal.accounts.requests import SignedInRequest
 from portal.fleet import selectors, services
 from portal.fleet.models import Accelerator, Node, PreflightReport
 from portal.jobs import services as jobs
+from portal.jobs.measurements import rules
 from portal.jobs.models import Job
 from portal.jobs.selectors import holders
 from portal.jobs.strangers import Stranger, told_of
-from workers.contract.errors import Refused
+from portal.pages.sweep_chart import Drawing, drawing
+from workers.contract.errors import Refused, from_pydantic
 from workers.contract.names import SLUG
 from workers.contract.spec import PreflightSpec, Resources
+from workers.contract.sweep import Sweep
 
 MOST_DEVICES = 64
 """A job's most, by the contract."""
@@ -79,7 +83,13 @@ def node_page(request: SignedInRequest, name: str) -> HttpResponse:
     """One node, with what its newest preflight found and what happened to it lately."""
     node = _find(name)
     shown = _shown(node, holders(), selectors.latest_preflight(node))
-    return render(request, "fleet/node.html", {"shown": shown, "events": selectors.latest_events(node)})
+    context = {
+        "shown": shown,
+        "events": selectors.latest_events(node),
+        "sweep": _sweep(node),
+        "most_processes": _most_processes(shown),
+    }
+    return render(request, "fleet/node.html", context)
 
 
 @require_POST
@@ -95,6 +105,29 @@ def node_preflight(request: SignedInRequest, name: str) -> HttpResponse:
         messages.error(request, str(refused))
         return redirect("node", name=node.name)
     return redirect("job", pk=job.pk)
+
+
+@require_POST
+@login_required
+def node_sweep(request: SignedInRequest, name: str) -> HttpResponse:
+    """Submit an all-reduce sweep up to `processes`, one a GPU."""
+    node = _find(name)
+    shown = _shown(node, holders(), None)
+    try:
+        processes = int(request.POST.get("processes") or _most_processes(shown))
+        spec = PreflightSpec(
+            sweep_processes=processes,
+            resources=Resources(node=node.name, devices=processes if _has_gpus(shown) else 1),
+        )
+        job, _ = jobs.submit(request.user, spec)
+    except ValidationError as error:
+        messages.error(request, from_pydantic(error)[0].message)
+    except ValueError as error:
+        sentence = str(error) if isinstance(error, Refused) else "processes: write a whole number, such as 2."
+        messages.error(request, sentence)
+    else:
+        return redirect("job", pk=job.pk)
+    return redirect("node", name=node.name)
 
 
 @require_POST
@@ -124,6 +157,20 @@ def _shown(node: Node, held: dict[int, Job], preflight: PreflightReport | None) 
         missing=[entry for entry in devices if not entry.device.present],
         preflight=preflight,
     )
+
+
+def _sweep(node: Node) -> Drawing | None:
+    report = selectors.latest_sweep(node)
+    return drawing(Sweep.model_validate(report.sweep), rules(), report) if report else None
+
+
+def _has_gpus(shown: ShownNode) -> bool:
+    return any(entry.device.kind == Accelerator.Kind.CUDA for entry in shown.devices)
+
+
+def _most_processes(shown: ShownNode) -> int:
+    """One a GPU; on a CPU one a core. Below 2 there is nobody to join."""
+    return min(len(shown.devices) if _has_gpus(shown) else shown.node.cores, MOST_DEVICES)
 
 
 def _find(name: str) -> Node:

@@ -15,10 +15,14 @@ from portal.catalog.artifacts import list_artifact
 from portal.fleet import selectors as fleet
 from portal.jobs import selectors as jobs
 from portal.jobs.forms import NOT_ASKED, flat, shown
+from portal.jobs.measurements import rules
 from portal.jobs.models import Job
+from portal.pages.sweep_chart import Drawing, drawing
 from portal.telemetry.selectors import snapshot
 from workers.contract.names import UnsafeURI
 from workers.contract.preflight import RESULT, Report
+from workers.contract.sweep import RESULT as SWEEP
+from workers.contract.sweep import Sweep
 
 DRAWN = ("status", "reason", "attempt", "queue", "endpoint", "adapter", "made_model", "artifacts", "results")
 """What of a snapshot the server draws: the page asks for it again when a newer snapshot differs."""
@@ -72,6 +76,7 @@ def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "training": seen["results"].get("training"),
         "sample": _sample(seen["results"]),
         "preflight": _preflight(seen["results"]),
+        "sweep": _sweep(seen["results"]),
         "files": _files(seen),
         "settings": _settings(job.spec),
     }
@@ -110,6 +115,14 @@ def _preflight(results: dict[str, Any]) -> dict[str, Any] | None:
     states = [line.state for line in report.lines]
     counted = [f"{states.count(state)} {state}" for state in ("fail", "warn", "ok") if state in states]
     return {"lines": report.lines, "state": report.state, "counted": ", ".join(counted)}
+
+
+def _sweep(results: dict[str, Any]) -> Drawing | None:
+    """An all-reduce sweep as it is drawn; None before its result, or for one that is none."""
+    try:
+        return drawing(Sweep.model_validate(results.get(SWEEP)), rules())
+    except ValidationError:
+        return None
 
 
 def _files(seen: dict[str, Any]) -> list[dict[str, Any]]:

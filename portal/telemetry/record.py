@@ -12,7 +12,7 @@ from datetime import datetime
 from django.db import transaction
 from django.utils import timezone
 
-from portal.fleet.services import record_preflight
+from portal.fleet.services import record_preflight, record_sweep
 from portal.jobs import dispatch, measurements, services
 from portal.jobs.models import Attempt
 from portal.serving.services import mark_ready
@@ -163,6 +163,8 @@ def _apply(attempt: Attempt, event: object) -> None:
             services.announce(job)
         case Result(name="preflight", values=values):
             record_preflight(attempt.node, job_number=job, attempt_number=number, values=values)
+        case Result(name="all_reduce_sweep", values=values):
+            record_sweep(attempt.node, job_number=job, attempt_number=number, values=values)
         case Result(name="measured", values=values):
             measurements.record(attempt, values)
         case Artifact(kind=kind, uri=uri, bytes=size, sha256=sha256):

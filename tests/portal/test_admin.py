@@ -13,7 +13,7 @@ from django.utils import timezone
 from portal.accounts.models import ApiToken, AuditEntry
 from portal.accounts.services import authenticate, create_token
 from portal.catalog.models import ModelProfile
-from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport
+from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport, SweepReport
 from portal.jobs.models import Attempt, Job, Leadership
 from portal.serving.models import Endpoint
 from tests.portal.factories import (
@@ -59,6 +59,7 @@ def rows(boss: User) -> None:
         node=attempt.node, job_number=1, attempt_number=1, state="warn", took_s=1, at=timezone.now(),
         lines=[{"name": "disk read", "state": "warn", "words": "slow"}],
     )  # fmt: skip
+    SweepReport.objects.create(node=attempt.node, job_number=1, attempt_number=1, sweep={}, at=timezone.now())
 
 
 def page(model: Any, what: str, *args: Any) -> str:
@@ -66,7 +67,8 @@ def page(model: Any, what: str, *args: Any) -> str:
 
 
 def test_everything_the_inventory_names_has_a_page() -> None:
-    for name in ("fleet.Node", "fleet.Accelerator", "fleet.Link", "fleet.PreflightReport", "fleet.NodeEvent",
+    for name in ("fleet.Node", "fleet.Accelerator", "fleet.Link", "fleet.PreflightReport", "fleet.SweepReport",
+                 "fleet.NodeEvent",
                  "jobs.Leadership", "catalog.ModelProfile",
                  "catalog.Dataset", "catalog.Adapter", "jobs.Job", "jobs.Attempt", "serving.Endpoint",
                  "accounts.ApiToken", "accounts.AuditEntry"):  # fmt: skip

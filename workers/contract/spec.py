@@ -253,6 +253,13 @@ class PreflightSpec(Contract):
     model: Slug | None = Field(
         None, title="Model", description="Read its files and judge memory by them; without one, the node's own folder."
     )
+    sweep_processes: int = Field(
+        0,
+        ge=0,
+        le=64,
+        title="All-reduce sweep",
+        description="Instead of the checks, time all-reduces between 1 to this many processes, one a GPU; 0: checks.",
+    )
     priority: Priority = 0
     retry: RetryPolicy = Field(default_factory=lambda: RetryPolicy(max_attempts=1))
     resources: Resources = Field(default_factory=Resources)

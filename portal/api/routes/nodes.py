@@ -16,6 +16,7 @@ from portal.jobs.models import Job
 from portal.jobs.selectors import holders
 from workers.contract.preflight import Line, State
 from workers.contract.spec import Slug
+from workers.contract.sweep import Sweep
 
 router = Router(tags=["nodes"])
 
@@ -63,6 +64,25 @@ class Preflight(Schema):
     at: datetime
     took_s: float
     lines: list[Line]
+
+
+class Scaling(Schema):
+    """From one count of processes to the next."""
+
+    before: int = Field(description="Processes.")
+    after: int
+    overhead: float = Field(description="Share by which each doubling made the training step longer.")
+
+
+class SweepOut(Schema):
+    """What the newest all-reduce sweep measured on a node."""
+
+    job: int
+    attempt: int
+    at: datetime
+    sweep: Sweep
+    bus_bytes_per_s: list[float] = Field(description="Of each of its sums.")
+    scaling: list[Scaling]
 
 
 class NodeOut(Schema):
@@ -135,6 +155,24 @@ def find(name: str) -> Node:
 def list_nodes(request: HttpRequest, limit: Limit, offset: Offset) -> dict[str, Any]:
     held, preflights = holders(), selectors.latest_preflights()
     return page(selectors.nodes(), limit, offset, lambda node: shape(node, held, preflights.get(node.pk)))
+
+
+@router.get("/{name}/sweep", response={200: SweepOut, **FIND_CODES}, summary="Its newest all-reduce sweep")
+def get_sweep(request: HttpRequest, name: Name) -> dict[str, Any]:
+    report = selectors.latest_sweep(find(name))
+    if report is None:
+        raise NotFound("name", "all-reduce sweep of node", name)
+    sweep = Sweep.model_validate(report.sweep)
+    return {
+        "job": report.job_number,
+        "attempt": report.attempt_number,
+        "at": report.at,
+        "sweep": sweep,
+        "bus_bytes_per_s": [one.bus_bytes_per_s for one in sweep.sums],
+        "scaling": [
+            {"before": one.before.ranks, "after": one.after.ranks, "overhead": one.overhead} for one in sweep.doublings
+        ],
+    }
 
 
 @router.get("/{name}", response={200: NodeOut, **FIND_CODES}, summary="One node")

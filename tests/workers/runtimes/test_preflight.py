@@ -18,10 +18,21 @@ from tests.workers.test_probe import FakeNvml, gpus
 from workers.contract.preflight import Line, Report
 from workers.contract.reasons import Reason
 from workers.contract.spec import JOB_SPEC, ModelInput, Order
+from workers.contract.sweep import Sweep
 from workers.disk import Reading, measure, read_files
 from workers.nvml import Clocks, Nvml
 from workers.runtimes.base import Emitter, Run, RunFailed
-from workers.runtimes.preflight import clocks, collective, driver, memory, packages, processes, runtime, storage
+from workers.runtimes.preflight import (
+    clocks,
+    collective,
+    driver,
+    memory,
+    packages,
+    processes,
+    runtime,
+    storage,
+    sweep,
+)
 from workers.runtimes.preflight.case import Case, case_of
 from workers.runtimes.preflight.processes import Foreign
 from workers.runtimes.preflight.weights import read_weights
@@ -474,3 +485,29 @@ def test_files_that_say_nothing_fail_a_preflight_of_the_model(tmp_path: Path) ->
     (model,) = runtime._checks(case)[0][1]()
     assert (model.name, model.state) == ("model", "fail")
     assert "claims" in model.words
+
+
+# An all-reduce sweep
+
+
+def test_a_sweep_measures_every_size_and_a_step_with_each_number_of_processes(tmp_path: Path) -> None:
+    child = Child(tmp_path, preflight_order(sweep_processes=2))
+    assert child.wait(240) == 0, child.log()
+    told = child.told()
+    found = Sweep.model_validate(told.result("all_reduce_sweep"))
+    assert [one.bytes for one in found.sums] == [1024 * 2**power for power in range(17)]
+    assert {one.ranks for one in found.sums} == {2}
+    assert [step.ranks for step in found.steps] == [1, 2]
+    assert found.backend == "gloo"
+    assert "16 MiB" in found.step
+    assert told.phases() == ["all-reduce sweep"]
+
+
+def test_processes_double_up_to_the_most() -> None:
+    assert [sweep.doublings(most) for most in (2, 4, 6)] == [[1, 2], [1, 2, 4], [1, 2, 4, 6]]
+
+
+def test_a_sweep_of_one_gpu_is_refused(tmp_path: Path) -> None:
+    order = preflight_order(sweep_processes=4) | {"devices": [{"kind": "cuda", "index": 0}]}
+    with (tmp_path / "events").open("wb") as file, pytest.raises(RunFailed, match="nobody to join"):
+        runtime.preflight(Run(Order.model_validate(order), tmp_path, Emitter(file.fileno())))

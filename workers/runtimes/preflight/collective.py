@@ -22,6 +22,8 @@ LIMIT_S = 120.0
 LEAST_BYTES_PER_S = {"nvlink": 20e9, "pcie": 3e9, "host": 1e9, "cpu": 0.1e9}
 """Bus bandwidth at 64 MiB below which the link is not what it should be: well under half of the slowest of its kind."""
 
+SIZES = (64 * 1024, 1024 * 1024, 16 * 1024 * 1024, 64 * 1024 * 1024)
+
 _RENDEZVOUS = "preflight.rendezvous"
 
 
@@ -41,6 +43,15 @@ class Measured:
     def bus_bytes_per_s(self) -> float:
         """2(n-1)/n x bytes / s, what each link carries (NCCL-tests, doc/PERFORMANCE.md)."""
         return 2 * (self.ranks - 1) / self.ranks * self.bytes / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Said:
+    """All that the processes measured; the step only where it was asked for."""
+
+    measured: list[Measured]
+    step_s: float | None
+    step_words: str
 
 
 def check(case: Case) -> Line:
@@ -76,12 +87,20 @@ def judge(measured: list[Measured], link: str, between: str) -> Line:
 
 def all_reduce(backend: str, ranks: int, folder: Path, limit_s: float = LIMIT_S) -> list[Measured]:
     """Measure between `ranks` new processes, smallest size first. Raises NotJoined."""
+    return between(backend, ranks, folder, SIZES, steps=False, limit_s=limit_s).measured
+
+
+def between(
+    backend: str, ranks: int, folder: Path, sizes: tuple[int, ...], *, steps: bool, limit_s: float = LIMIT_S
+) -> Said:
+    """As `all_reduce`, of other sizes, and of a training step too. One process has only the step. Raises NotJoined."""
     rendezvous = folder / _RENDEZVOUS
     rendezvous.unlink(missing_ok=True)
     command = [sys.executable, "-m", "workers.runtimes.preflight.rank", backend, str(ranks), str(rendezvous)]
+    what = [",".join(map(str, sizes)), str(int(steps))]
     # Standard error goes to the job's log.
     processes = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, env=os.environ.copy(), text=True)
+        subprocess.Popen([*command, str(rank), *what], stdout=subprocess.PIPE, env=os.environ.copy(), text=True)
         for rank in range(ranks)
     ]
     try:
@@ -95,7 +114,7 @@ def all_reduce(backend: str, ranks: int, folder: Path, limit_s: float = LIMIT_S)
         rendezvous.unlink(missing_ok=True)
 
 
-def _collect(processes: list[subprocess.Popen[str]], ranks: int, until: float, limit_s: float) -> list[Measured]:
+def _collect(processes: list[subprocess.Popen[str]], ranks: int, until: float, limit_s: float) -> Said:
     """What rank 0 says, once all have ended well. A rank that fails leaves the others waiting, so it is seen first."""
     while any(process.poll() is None for process in processes):
         failed = [rank for rank, process in enumerate(processes) if process.poll()]
@@ -111,7 +130,8 @@ def _collect(processes: list[subprocess.Popen[str]], ranks: int, until: float, l
     said = json.loads(processes[0].stdout.read().splitlines()[-1])
     if not said["correct"]:
         raise NotJoined("the sum is wrong, so a device or a link between them computes or carries wrongly")
-    return [Measured(bytes_, seconds, ranks) for bytes_, seconds in said["measured"]]
+    measured = [Measured(bytes_, seconds, ranks) for bytes_, seconds in said["measured"]]
+    return Said(measured, said["step_s"], said["step_words"])
 
 
 def failed(error: NotJoined) -> Line:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from workers.contract.preflight import RESULT, Line, Report
 from workers.contract.reasons import Reason
+from workers.contract.spec import PreflightSpec
 from workers.runtimes.base import Run, RunFailed
 from workers.runtimes.preflight import clocks, collective, driver, memory, packages, storage, weights
 from workers.runtimes.preflight.case import Case, case_of
 from workers.runtimes.preflight.lines import line
+from workers.runtimes.preflight.sweep import sweep
 
 PHASE = "preflight"
 _SHOWN_FAILURES = 3
@@ -22,7 +24,10 @@ Check = Callable[[], list[Line]]
 
 
 def preflight(run: Run) -> None:
-    """Carry out a preflight job. Raises RunFailed(preflight_failed) when a line fails."""
+    """Carry out a preflight job: its checks, or its sweep. Raises RunFailed(preflight_failed) when a line fails."""
+    if isinstance(run.order.spec, PreflightSpec) and run.order.spec.sweep_processes:
+        sweep(run, run.order.spec)
+        return
     run.phase(PHASE)
     _end_on_failure(examine(run, case_of(run, brief=False)))
 
