@@ -21,9 +21,9 @@ from portal.jobs.models import Leadership
 log = logging.getLogger(__name__)
 
 ROLE = "controller"
-RENEW_S = 2.0
-LOOK_S = 1.0
-LAPSE_S = 6.0
+RENEW_S = 1.0
+LOOK_S = 0.5
+LAPSE_S = 5.0
 """A row that has stood still for this long is free; the leader takes itself for one a second less."""
 LONG_GONE_S = 120.0
 """A row that lapsed this long ago by its own word is free at once: more than clocks of one cluster differ."""

@@ -9,10 +9,12 @@ import os
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tests.chaos import schedule
 from tests.chaos.stack import Stack
 
 
@@ -33,11 +35,10 @@ def main(arguments: list[str]) -> int:
             print(stack.log_tails(), file=sys.stderr)
             print(f"The folder {stack.home} is kept.", file=sys.stderr)
         stack.stop(keep=failed)
-    given.report.parent.mkdir(parents=True, exist_ok=True)
     if given.plain_celery and not failed:
         from tests.chaos import plain_celery
 
-        report["plain_celery"] = plain_celery.compare(given.seed, given.rounds, given.faults)
+        report["plain_celery"] = plain_celery.compare(given.seed, given.rounds, given.faults, given.gap)
     given.report.write_text(json.dumps(report, indent=1))
     print(json.dumps(report))
     return int(failed)
@@ -55,10 +56,12 @@ def _rounds(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
     skipped: Counter[str] = Counter()
     broken: dict[int, dict[str, list[str]]] = {}
     attempts = 0
+    report: dict[str, Any] = {}
+    given.report.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(given.seed, given.seed + given.rounds):
         began = time.monotonic()
         with_real = real and seed == given.seed
-        played = rounds.play(stack, seed, given.faults, with_real)
+        played = rounds.play(stack, seed, given.faults, with_real, given.gap)
         found = invariants.violations(stack, played)
         if with_real and undisturbed != (losses := _losses(played.ids["real"])):
             found["a real fine-tune's losses"] = [f"{losses} instead of {undisturbed}"]
@@ -71,15 +74,32 @@ def _rounds(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
         if found:
             broken[seed] = found
             _tell(seed, found, played)
-            if not given.keep_going:
-                break
+        report = _report(stack, given, faults, skipped, broken, seed - given.seed + 1, attempts, recoveries)
+        given.report.write_text(json.dumps(report, indent=1))
+        if found and not given.keep_going:
+            break
+    return report
+
+
+def _report(
+    stack: Stack,
+    given: argparse.Namespace,
+    faults: Counter[str],
+    skipped: Counter[str],
+    broken: dict[int, dict[str, list[str]]],
+    rounds: int,
+    attempts: int,
+    recoveries: "list[Any]",
+) -> dict[str, Any]:
+    """What came of the rounds so far."""
     return {
         "section": "chaos",
         "database": "postgresql" if stack.postgres else stack.environment["DATABASE_URL"].split(":")[0],
         "cores": os.cpu_count(),
         "seed": given.seed,
-        "rounds": given.rounds,
-        "jobs": sum(12 for _ in range(given.rounds)),
+        "gap_s": given.gap,
+        "rounds": rounds,
+        "jobs": 12 * rounds,
         "attempts": attempts,
         "faults": sum(faults.values()),
         "faults_by_kind": dict(sorted(faults.items())),
@@ -94,20 +114,37 @@ def _figures(recoveries: "list[Any]") -> dict[str, Any]:
     from tests.chaos.measures import percentile
 
     def spread(values: list[float]) -> dict[str, Any]:
-        return {"n": len(values), "p50": percentile(values, 0.5), "p99": percentile(values, 0.99)}
+        return {
+            "n": len(values),
+            "p50": percentile(values, 0.5),
+            "p99": percentile(values, 0.99),
+            "most": percentile(values, 1),
+        }
 
     checkpointed = [recovery for recovery in recoveries if recovery.every]
-    kinds = sorted({recovery.fault for recovery in recoveries})
+    by_fault = {kind: [one for one in recoveries if one.fault == kind] for kind in {one.fault for one in recoveries}}
     return {
         "recovery_s": spread([recovery.recovery_s for recovery in recoveries]),
-        "recovery_less_queue_s": spread([recovery.recovery_s - recovery.queued_s for recovery in recoveries]),
+        "recovery_less_waits_s": spread([recovery.own_s for recovery in recoveries]),
+        "recovery_alone_s": spread([recovery.recovery_s for recovery in recoveries if recovery.alone]),
+        "recovery_alone_less_waits_s": spread([recovery.own_s for recovery in recoveries if recovery.alone]),
         "noticed_s": spread([recovery.noticed_s for recovery in recoveries]),
-        "recovery_s_by_fault": {
-            kind.value: spread([recovery.recovery_s for recovery in recoveries if recovery.fault == kind])
-            for kind in kinds
+        "backoff_s": spread([recovery.backoff_s for recovery in recoveries]),
+        "devices_busy_s": spread([recovery.busy_s for recovery in recoveries]),
+        "services_away_s": spread([recovery.away_s for recovery in recoveries]),
+        "by_fault": {
+            kind.value: {
+                "recovery_s": spread([recovery.recovery_s for recovery in by_fault[kind]]),
+                "recovery_less_waits_s": spread([recovery.own_s for recovery in by_fault[kind]]),
+                "noticed_s": spread([recovery.noticed_s for recovery in by_fault[kind]]),
+            }
+            for kind in sorted(by_fault)
         },
         "lost_intervals": spread([recovery.lost_steps / recovery.every for recovery in checkpointed]),
-        "lost_more_than_one_interval": sum(recovery.lost_steps > recovery.every for recovery in checkpointed),
+        "lost_more_than_one_interval": [
+            asdict(recovery) for recovery in checkpointed if recovery.lost_steps > recovery.every
+        ],
+        "slowest": [asdict(one) for one in sorted(recoveries, key=lambda one: one.own_s)[:-6:-1]],
     }
 
 
@@ -152,6 +189,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=8, help="of each round")
+    parser.add_argument("--gap", type=float, default=schedule.GAP_S, help="seconds between two faults, on average")
     parser.add_argument("--no-real", action="store_true", help="without the fine-tune of a tiny model")
     parser.add_argument("--keep-going", action="store_true", help="go on after a round that broke an invariant")
     parser.add_argument("--plain-celery", action="store_true", help="beside it, plain Celery under the same seeds")

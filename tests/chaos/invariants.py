@@ -35,12 +35,13 @@ WRITE_S = 1.0
 """A write that had begun when the lease lapsed may take this long."""
 
 _WORKER_FAULTS = frozenset({Kind.KILL_WORKER, Kind.STOP_WORKER, Kind.PAUSE_WORKER})
-_CAUSES = {
+CAUSES = {
     Reason.NODE_LOST: _WORKER_FAULTS,
     Reason.WORKER_STOPPED: _WORKER_FAULTS,
     Reason.NEVER_STARTED: _WORKER_FAULTS | {Kind.FILL_DISK},
     Reason.KILLED: frozenset({Kind.KILL_CHILD}),
     Reason.CRASHED: frozenset({Kind.FILL_DISK}),
+    Reason.DISK_FULL: frozenset({Kind.FILL_DISK}),
 }
 """Ends of an attempt that only a fault explains, and which faults explain them."""
 
@@ -109,7 +110,7 @@ def _unexplained(played: Round) -> Iterator[str]:
         if Status(job.status) not in FINAL:
             continue  # said elsewhere
         reason = Reason(job.reason)
-        hurt = any(caused(attempt, _CAUSES.get(reason, frozenset()), played.injected) for attempt in attempts[job.pk])
+        hurt = any(caused(attempt, CAUSES.get(reason, frozenset()), played.injected) for attempt in attempts[job.pk])
         if final_status(reason.outcome) != job.status:
             yield f"{name} is {job.status}, but {reason} gives {final_status(reason.outcome)}"
         if reason not in work.ends and not (reason in work.hurt_ends and hurt):
@@ -124,7 +125,7 @@ def _unexplained(played: Round) -> Iterator[str]:
             own = reason in work.ends or (job.name.startswith("crash-once") and attempt.number == 1)
             never_ran = attempt.started_at is None and job.reason == Reason.CANCELLED  # stopped before its order came
             if not own and not never_ran and reason is not Reason.CANCELLED:
-                kinds = _CAUSES.get(reason, frozenset())
+                kinds = CAUSES.get(reason, frozenset())
                 if not caused(attempt, kinds, played.injected):
                     yield f"{attempt} on {attempt.node.name} ended as {reason} ({attempt.detail}) without a cause"
 

@@ -23,7 +23,7 @@ from celery import Celery
 
 from tests.chaos import schedule
 from tests.chaos.chaos_child import STEP_S
-from tests.chaos.rounds import GAP_S, SETTLE_S, Agenda
+from tests.chaos.rounds import SETTLE_S, Agenda
 from tests.chaos.schedule import Kind, Planned
 from tests.chaos.services import Redis
 from tests.chaos.stack import DEVICES, NODES, Part
@@ -31,10 +31,7 @@ from tests.chaos.work import jobs
 from tests.stack import ROOT, poll
 from workers.contract.names import broker_url
 
-VISIBILITY_S = 10
-"""The longest task takes half of it."""
-
-_FOLDER = "LIFTOFF_PLAIN_FOLDER"
+_FOLDER, _VISIBILITY = "LIFTOFF_PLAIN_FOLDER", "LIFTOFF_PLAIN_VISIBILITY_S"
 
 app = Celery("plain", broker=broker_url(os.environ.get("LIFTOFF_PLAIN_REDIS", "redis://127.0.0.1:1")))
 app.conf.update(
@@ -45,7 +42,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_transport_options={"visibility_timeout": VISIBILITY_S, "socket_timeout": 30},
+    broker_transport_options={"visibility_timeout": float(os.environ.get(_VISIBILITY, 10)), "socket_timeout": 30},
 )
 
 
@@ -60,12 +57,14 @@ def train(key: str, steps: int) -> None:
         file.write(f"done {time.time():.3f}\n")
 
 
-def compare(seed: int, rounds: int, faults: int) -> dict[str, Any]:
+def compare(seed: int, rounds: int, faults: int, gap_s: float = schedule.GAP_S) -> dict[str, Any]:
     """What became of the trainings of these rounds."""
     home = Path(tempfile.mkdtemp(prefix="plain-celery-", dir="/tmp"))
     broker = Redis(home)
     broker.start()
+    visibility_s = 10 * schedule.stretch(faults, gap_s)  # the longest task takes half of it
     os.environ[_FOLDER] = str(home)
+    os.environ[_VISIBILITY] = str(visibility_s)
     os.environ["LIFTOFF_PLAIN_REDIS"] = broker.url
     app.conf.broker_url = broker_url(broker.url)
     workers = {node: _worker(home, node) for node in NODES}
@@ -75,7 +74,7 @@ def compare(seed: int, rounds: int, faults: int) -> dict[str, Any]:
             part.start()
         poll(lambda: len(app.control.ping(timeout=1) or []) == len(NODES), "two plain workers")
         for number in range(seed, seed + rounds):
-            totals.update(_round(home, broker, workers, number, faults))
+            totals.update(_round(home, broker, workers, number, faults, gap_s))
             print(f"plain Celery, round of seed {number}: {dict(totals)} so far", flush=True)
     finally:
         for part in workers.values():
@@ -86,13 +85,14 @@ def compare(seed: int, rounds: int, faults: int) -> dict[str, Any]:
                 process.kill()
         broker.kill()
     subprocess.run(["rm", "-rf", str(home)], check=False)
-    return {**totals, "visibility_timeout_s": VISIBILITY_S, "rounds": rounds, "seed": seed}
+    return {**totals, "visibility_timeout_s": visibility_s, "rounds": rounds, "seed": seed}
 
 
-def _round(home: Path, broker: Redis, workers: dict[str, Part], seed: int, faults: int) -> dict[str, int]:
-    trainings = {work.key: work.spec["max_steps"] for work in jobs(seed) if work.resumable}
+def _round(home: Path, broker: Redis, workers: dict[str, Part], seed: int, faults: int, gap_s: float) -> dict[str, int]:
+    works = jobs(seed, stretch=schedule.stretch(faults, gap_s))
+    trainings = {work.key: work.spec["max_steps"] for work in works if work.resumable}
     agenda = Agenda()
-    for work in jobs(seed):
+    for work in works:
         if work.key in trainings:
             agenda.add(work.at_s, lambda work=work: _send(work.key, trainings[work.key]))
     done: Counter[str] = Counter()
@@ -107,13 +107,13 @@ def _round(home: Path, broker: Redis, workers: dict[str, Part], seed: int, fault
 
         return action
 
-    for planned in schedule.plan(seed, faults, GAP_S):
+    for planned in schedule.plan(seed, faults, gap_s):
         agenda.add(planned.at_s, strike(planned))
     agenda.run()
     deadline = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline and not trainings.keys() <= _finished(home):
         time.sleep(0.5)
-    time.sleep(VISIBILITY_S / 2)  # a second execution shows
+    time.sleep(5 * schedule.stretch(faults, gap_s))  # a second execution shows
     return {**done, **_judge(home, trainings)}
 
 
@@ -222,4 +222,4 @@ def _worker(home: Path, node: str) -> Part:
 
 if __name__ == "__main__":
     with contextlib.suppress(redis.RedisError):
-        print(compare(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+        print(compare(*map(int, sys.argv[1:4]), *map(float, sys.argv[4:])))

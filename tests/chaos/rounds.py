@@ -23,7 +23,6 @@ SETTLE_S = 90.0
 
 Value = TypeVar("Value")
 
-GAP_S = 1.5
 _REQUEST_AGAIN_S = 0.3
 
 
@@ -65,9 +64,9 @@ class Agenda:
             action()
 
 
-def play(stack: Stack, seed: int, faults: int, real: bool = False) -> Round:
+def play(stack: Stack, seed: int, faults: int, real: bool = False, gap_s: float = schedule.GAP_S) -> Round:
     """Play the round with this seed to its end; at the latest SETTLE_S after its last fault."""
-    played = Round(seed, time.time(), jobs(seed, real))
+    played = Round(seed, time.time(), jobs(seed, real, schedule.stretch(faults, gap_s)))
     clerk = threading.Thread(target=_attend, args=(stack, played), name="clerk", daemon=True)
     clerk.start()
     hand = Faults(stack, played.injected)
@@ -81,7 +80,7 @@ def play(stack: Stack, seed: int, faults: int, real: bool = False) -> Round:
 
         return action
 
-    for planned in schedule.plan(seed, faults, GAP_S):
+    for planned in schedule.plan(seed, faults, gap_s):
         agenda.add(planned.at_s, strike(planned))
     agenda.run()
     stack.everything_up()

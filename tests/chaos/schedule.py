@@ -7,6 +7,12 @@ from enum import StrEnum
 LEASE_S = 6.0
 """Seconds of a lease in a round."""
 
+GAP_S = 1.5
+"""Seconds between two faults, on average."""
+
+_SHORT_S = 18.0
+"""A round whose faults are over within this has the jobs as they are; the jobs of a longer one last as long as it."""
+
 
 class Kind(StrEnum):
     """What can go wrong."""
@@ -64,7 +70,12 @@ class Planned:
     pick: float
 
 
-def plan(seed: int, faults: int, gap_s: float) -> list[Planned]:
+def stretch(faults: int, gap_s: float = GAP_S) -> float:
+    """How much longer the jobs of a round with so many faults take than those of a short one."""
+    return max(faults * gap_s / _SHORT_S, 1.0)
+
+
+def plan(seed: int, faults: int, gap_s: float = GAP_S) -> list[Planned]:
     """`faults` of them, on average `gap_s` seconds apart (exponential, so that some come together)."""
     draw = random.Random(seed)
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())

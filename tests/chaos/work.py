@@ -1,7 +1,7 @@
 """The twelve jobs of a round: what each is asked to do, when, and every way it may rightly end."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workers.contract.reasons import Reason
@@ -32,10 +32,13 @@ class Work:
     """Its losses are those of `course`, whatever happened."""
 
 
-def jobs(seed: int, real: bool = False) -> list[Work]:
-    """The jobs of the round with this seed, in order of submission; `real` adds a fine-tune of a tiny model."""
+def jobs(seed: int, real: bool = False, stretch: float = 1.0) -> list[Work]:
+    """The jobs of the round with this seed, in order of submission; `real` adds a fine-tune of a tiny model.
+
+    `stretch`: how much later and longer they are than those of a short round.
+    """
     draw = random.Random(seed ^ 0x5EED)
-    full_disk = frozenset({Reason.CRASHED})
+    full_disk = frozenset({Reason.CRASHED, Reason.DISK_FULL})
     made = [
         *(_work(draw, "train", _UNHURT, full_disk, resumable=True) for _ in range(4)),
         _work(draw, "train", _UNHURT, full_disk, resumable=True, checkpoint_every=0),
@@ -50,7 +53,14 @@ def jobs(seed: int, real: bool = False) -> list[Work]:
     ]
     if real:
         made.append(_real(full_disk))
-    return sorted(made, key=lambda work: work.at_s)
+    return sorted((_stretched(work, stretch) for work in made), key=lambda work: work.at_s)
+
+
+def _stretched(work: Work, stretch: float) -> Work:
+    """Trainings have more steps; what is brief stays so."""
+    steps = {"max_steps": int(work.spec["max_steps"] * stretch)} if work.key.startswith(("train", "crash-once")) else {}
+    cancel_at_s = work.cancel_at_s and round(work.cancel_at_s * stretch, 2)
+    return replace(work, spec=work.spec | steps, at_s=round(work.at_s * stretch, 2), cancel_at_s=cancel_at_s)
 
 
 def _work(
