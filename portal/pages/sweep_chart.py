@@ -11,7 +11,7 @@ from typing import Any
 from portal.planner.rules import Rules
 from workers.contract.sweep import Sum, Sweep
 
-LEFT, RIGHT, TOP, BOTTOM = 15.0, 96.0, 8.0, 84.0
+LEFT, RIGHT, TOP, BOTTOM = 20.0, 92.0, 8.0, 84.0
 """Edges of the plot, percent of the drawing; the axis labels stand outside of it."""
 EVERY = 4
 """Doublings of size between two labels."""

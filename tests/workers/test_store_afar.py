@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from tests.workers.conftest import Bench, make_order
 from tests.s3_server import S3, forget_connections, s3_server
+from tests.workers.conftest import Bench, make_order
 from workers import copies
 from workers.afar import ArtifactDamaged, ArtifactMissing, NoRoom, StoreUnreachable
 from workers.artifacts import FsspecStore

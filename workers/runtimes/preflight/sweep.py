@@ -46,9 +46,7 @@ def sweep(run: Run, spec: PreflightSpec) -> None:
         at=at,
         took_s=round(time.monotonic() - start, 3),
         backend="nccl" if cuda else "gloo",
-        between=f"{processes} GPUs (NCCL)"
-        if cuda
-        else f"{processes} processes of one thread on this CPU (gloo, loopback)",
+        between=f"up to {processes} GPUs" if cuda else f"up to {processes} processes of one thread, over the loopback",
         step=said.step_words,
         sums=tuple(sums),
         steps=tuple(steps),
