@@ -1,7 +1,7 @@
 """What this node is (`probe`) and what its devices do now (`sample_devices`).
 
-GPUs through NVML where there are any, else the CPU as one device with the machine's RAM. Imports no torch: versions
-come from package metadata. Doesn't know who reads the profile.
+GPUs through NVML where there are any, else the CPU as one device with the machine's RAM, or several that share it.
+Imports no torch: versions come from package metadata. Doesn't know who reads the profile.
 """
 
 import os
@@ -16,7 +16,7 @@ import psutil
 from workers.contract.events import DeviceProfile, NodeProfile
 from workers.disk import read_bandwidth
 from workers.nvml import DeviceSample, Nvml, open_nvml
-from workers.settings import labels_from
+from workers.settings import cpu_devices_from, labels_from
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "bitsandbytes")
 _NCCL_WHEELS = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
@@ -47,7 +47,7 @@ def probe(
         cuda=nvml.cuda if nvml and devices else None,
         versions=_versions(),
         labels=labels_from(environment.get("LIFTOFF_NODE_LABELS", "")),
-        devices=devices or (cpu(),),
+        devices=devices or cpus(cpu_devices_from(environment.get("LIFTOFF_CPU_DEVICES", ""))),
         links=nvml.links() if nvml else (),
     )
 
@@ -79,15 +79,14 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def cpu() -> DeviceProfile:
-    """The CPU as one device."""
+def cpus(count: int) -> tuple[DeviceProfile, ...]:
+    """The CPU as so many devices, each with its share of the RAM."""
     wide = "avx512_bf16"
-    return DeviceProfile(
-        kind="cpu",
-        index=0,
-        name=_cpu_name(),
-        memory_bytes=ram_bytes(),
-        compute_capability=wide if wide in _cpuinfo("flags").split() else None,
+    capability = wide if wide in _cpuinfo("flags").split() else None
+    name, memory = _cpu_name(), ram_bytes() // count
+    return tuple(
+        DeviceProfile(kind="cpu", index=index, name=name, memory_bytes=memory, compute_capability=capability)
+        for index in range(count)
     )
 
 

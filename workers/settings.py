@@ -12,6 +12,8 @@ from pathlib import Path
 from workers.contract.names import SLUG
 from workers.contract.stopping import STOP_GRACE_S
 
+MOST_CPU_DEVICES = 64
+
 
 class SettingsError(ValueError):
     """An environment variable is missing or wrong; the message names it and what would work."""
@@ -107,6 +109,13 @@ def labels_from(text: str) -> dict[str, str]:
             raise SettingsError(f"LIFTOFF_NODE_LABELS: {part!r} is not key=value; write e.g. zone=a,disk=nvme.")
         labels[key.strip()] = value.strip()
     return labels
+
+
+def cpu_devices_from(text: str) -> int:
+    """'' or '2': how many devices a node without GPUs makes of its CPU. Raises SettingsError."""
+    if text and not (text.isdecimal() and 1 <= int(text) <= MOST_CPU_DEVICES):
+        raise SettingsError(f"LIFTOFF_CPU_DEVICES: {text!r} is no whole number from 1 to {MOST_CPU_DEVICES}.")
+    return int(text or 1)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -57,7 +57,6 @@ def look_up(spec: FinetuneSpec | LaunchSpec | PreflightSpec, known: Known | None
     dataset = adapter = None
     if isinstance(spec, FinetuneSpec):
         dataset = _dataset(spec, errors, known)
-        _one_device(spec, errors)
     elif isinstance(spec, LaunchSpec):
         adapter = _adapter(spec, errors, known)
     if errors.found:
@@ -87,15 +86,6 @@ def _dataset(spec: FinetuneSpec, errors: _Errors, known: Known) -> Dataset | Non
         what = "an adapter" if spec.makes_adapter else "a model"
         errors.add("adapter", spec.adapter, f"there is already {what} named {spec.adapter!r}; choose another name.")
     return dataset
-
-
-def _one_device(spec: FinetuneSpec, errors: _Errors) -> None:
-    if spec.resources.devices != 1:
-        errors.add(
-            "resources.devices",
-            spec.resources.devices,
-            f"{spec.resources.devices} devices can't be used by a fine-tune yet, which runs as one process; use 1.",
-        )
 
 
 def _adapter(spec: LaunchSpec, errors: _Errors, known: Known) -> Adapter | None:

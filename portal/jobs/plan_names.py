@@ -127,9 +127,11 @@ def fleet_of(name: str, chosen: Iterable[Node], wanted: Callable[[Accelerator], 
 def device_of(accelerator: Accelerator, node: Node) -> DeviceSpec:
     """The device's data sheet, with the memory it reports; a CPU is described by its cores."""
     if accelerator.kind == Accelerator.Kind.CPU:
-        cpu = devices.of_cpu(accelerator.name, node.cores, accelerator.memory_bytes, accelerator.compute_capability)
+        parts = sum(each.kind == Accelerator.Kind.CPU and each.present for each in node.accelerators.all())
+        cores = max(1, node.cores // max(1, parts))
+        cpu = devices.of_cpu(accelerator.name, cores, accelerator.memory_bytes, accelerator.compute_capability)
         # Processors differ more than cards of one name do, and in how many of their cores a node has.
-        name = f"{accelerator.name or 'CPU'}, {node.cores} cores"
+        name = f"{accelerator.name or 'CPU'}, {cores} cores"
         return replace(cpu, name=name, price_per_hour=settings.LIFTOFF_PRICE_PER_HOUR)
     return devices.of_gpu(accelerator.name, accelerator.memory_bytes, _number(accelerator.compute_capability))
 

@@ -68,8 +68,12 @@ def unusable(plan: Plan, request: PlanRequest) -> str | None:
     method = plan.method
     if request.workload.goal == "qlora" and method.quantization != "nf4":
         return f"A fine-tune job trains QLoRA on nf4 weights, not on {method.quantization}."
-    if method.devices > 1:
-        return f"A job runs on one device, and this plan takes {method.devices}; choose a plan with one."
+    if method.devices > 1 and request.workload.goal == "infer":
+        return f"A launch runs on one device, and this plan takes {method.devices}; choose a plan with one."
+    if method.tensor > 1 or method.pipeline > 1:
+        return "A fine-tune splits its batches over devices, not the model; choose a plan without tensor and pipeline."
+    if plan.nodes > 1:
+        return f"A job runs on one node, and this plan takes {plan.nodes}; choose a plan with one."
     if method.offload_parameters:
         return "A fine-tune job can offload the optimizer, but not the parameters."
     if method.quantization not in WORKABLE:
@@ -105,7 +109,7 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
         "method": workload.goal,
         "lora__rank": workload.lora_rank,
         "lora__target_modules": workload.lora_targets,
-        "resources__devices": 1,
+        "resources__devices": method.data,
     }
     if method.checkpointing:
         values["gradient_checkpointing"] = "on"

@@ -306,6 +306,15 @@ def test_a_plan_for_a_mixed_fleet_asks_for_devices_like_its_own(small: None) -> 
     assert judged.plans[0].memory.capacity == 23_028 * 2**20
 
 
+def test_a_plan_of_several_devices_asks_for_them(small: None) -> None:
+    make_node("here", devices=2).accelerators.update(name="CPU")
+    request = ask("small", "here", goal="lora", context=256, batch=64)
+    plan = next(plan for plan in planning.answer(request).plans if plan.method.data == 2)
+
+    assert planning.unusable(plan, request) is None
+    assert planning.form_values(plan, request)["resources__devices"] == "2"
+
+
 @pytest.mark.parametrize(("goal", "quantization"), [("qlora", "nf4"), ("full", "none")])
 def test_other_methods_are_planned_as_such_and_back(small: None, goal: str, quantization: str) -> None:
     make_node("here")
@@ -339,8 +348,9 @@ def test_a_plan_to_serve_fills_the_launch_form(small: None) -> None:
     [
         (ask("llama-3-8b", goal="lora"), "by its shape only"),
         (ask("llama-3-70b", "8xh100-80", goal="infer", context=8192), "one device"),
+        (ask("small", "2x8-a100-80-25gbe", goal="lora", batch=4096), "one node"),
     ],
-    ids=["built-in", "eight devices"],
+    ids=["built-in", "eight devices", "two nodes"],
 )
 def test_a_plan_that_no_job_can_follow_says_why(small: None, request_: PlanRequest, why: str) -> None:
     plan = planning.answer(request_).plans[0]

@@ -116,6 +116,17 @@ def gpus(**environment: str) -> Nvml:
     return Nvml(FakeNvml(), environment)
 
 
+def test_a_cpu_may_be_several_devices_that_share_its_ram(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    open_nvml.cache_clear()
+    profile = profile_of(tmp_path, LIFTOFF_CPU_DEVICES="2")
+    open_nvml.cache_clear()
+    assert [(device.kind, device.index) for device in profile.devices] == [("cpu", 0), ("cpu", 1)]
+    assert {device.memory_bytes for device in profile.devices} == {profile.ram_bytes // 2}
+    with pytest.raises(SettingsError, match=r"LIFTOFF_CPU_DEVICES: 'two' is no whole number from 1 to 64\."):
+        profile_of(tmp_path, LIFTOFF_CPU_DEVICES="two")
+
+
 def profile_of(tmp_path, nvml=None, **environment) -> NodeProfile:
     return probe("n1", address="10.0.0.5", home=tmp_path, environment=environment, nvml=nvml)
 

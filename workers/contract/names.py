@@ -23,13 +23,22 @@ CHECKPOINTS_DIR = "checkpoints"
 
 EVENTS_FD_ENV = "LIFTOFF_EVENTS_FD"
 """Environment variable with the file descriptor a child writes its events to; standard output when unset."""
+EVENTS_PIPE_ENV = "LIFTOFF_EVENTS_PIPE"
+"""Environment variable with the named pipe that several processes of a run write theirs to."""
 
 SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 """Names of models, datasets and nodes: lower-case letters, digits, dot, dash, underscore."""
 
+SHARD = re.compile(r"\.(?:(?:jsonl|ndjson|txt)(?:\.gz)?|parquet)$")
+
 
 class UnsafeURI(ValueError):
     """A URI that leaves the allowed roots, or a scheme that is not allowed."""
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file of a folder holds rows: JSON lines or text, plain or gzipped, or Parquet; none that is hidden."""
+    return SHARD.search(path.lower()) is not None and not any(part.startswith((".", "_")) for part in path.split("/"))
 
 
 def job_stream(job_id: int) -> str:

@@ -15,6 +15,7 @@ from types import FrameType
 
 from workers.contract.reasons import Reason
 from workers.runtimes.base import STOPPED_EXIT, Emitter, Run, RunFailed, load_order
+from workers.runtimes.ranks import run_ranks, wants_ranks
 from workers.runtimes.registry import runtime_for
 
 
@@ -28,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         run = Run(order=load_order(run_dir), run_dir=run_dir, emitter=emitter)
         _end_on_sigterm(run)
         _prepare_environment(run)
-        runtime_for(run.order.spec.kind)(run)
+        if wants_ranks(run.order):
+            run_ranks(run)
+        else:
+            runtime_for(run.order.spec.kind)(run)
     except RunFailed as error:
         run_failed = error
     except Exception as error:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ValidationError
 
 from workers.contract.events import Checkpoint, Failed, Metric, Phase, Progress, Ready, Result
-from workers.contract.names import EVENTS_FD_ENV, ORDER_FILE, OUTPUT_DIR
+from workers.contract.names import EVENTS_FD_ENV, EVENTS_PIPE_ENV, ORDER_FILE, OUTPUT_DIR
 from workers.contract.reasons import Reason
 from workers.contract.spec import (
     AdapterInput,
@@ -29,6 +29,7 @@ from workers.contract.spec import (
     Order,
     UnknownVersion,
 )
+from workers.runtimes.team import rank
 
 STOPPED_EXIT = 1
 """Exit status of a run that SIGTERM ended before it was done."""
@@ -56,18 +57,27 @@ def missing(detail: str) -> RunFailed:
 class Emitter:
     """Writes events as JSON lines to one file descriptor, whole lines from any thread."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, failures_only: bool = False) -> None:
+        """`failures_only`: of a process that isn't the first of its run."""
         self._descriptor = descriptor
+        self._failures_only = failures_only
         self._lock = threading.Lock()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Emitter":
-        """The descriptor named by LIFTOFF_EVENTS_FD, else standard output."""
+        """The pipe that the processes of a run share, or the descriptor named by LIFTOFF_EVENTS_FD, else standard
+        output."""
+        if EVENTS_PIPE_ENV in environment:
+            return cls(os.open(environment[EVENTS_PIPE_ENV], os.O_WRONLY), failures_only=rank() > 0)
         named = environment.get(EVENTS_FD_ENV)
         return cls(int(named) if named else sys.stdout.fileno())
 
     def emit(self, event: BaseModel) -> None:
-        line = (event.model_dump_json() + "\n").encode()
+        if not self._failures_only or isinstance(event, Failed):
+            self.write((event.model_dump_json() + "\n").encode())
+
+    def write(self, line: bytes) -> None:
+        """One event as it is sent, with its end of line."""
         with self._lock:
             while line:
                 line = line[os.write(self._descriptor, line) :]
@@ -95,6 +105,11 @@ class Run:
         path = self.run_dir / OUTPUT_DIR
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the run's first process, or its only one: it writes what there is one of."""
+        return rank() == 0
 
     @property
     def device_kind(self) -> str:
@@ -134,8 +149,10 @@ class Run:
         self.emitter.emit(Phase(name=name))
 
     def say(self, line: str) -> None:
-        """A line for the run's log. Events may have standard output, so it goes to standard error."""
-        print(line, file=sys.stderr, flush=True)
+        """A line for the run's log, by its first process. Events may have standard output, so it goes to standard
+        error."""
+        if self.leads:
+            print(line, file=sys.stderr, flush=True)
 
     def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
         self.emitter.emit(Progress(done=done, total=total, unit=unit, eta_s=eta_s))

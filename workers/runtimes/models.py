@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from workers.contract.spec import AdapterInput, ModelInput, Precision, Quantization
 from workers.runtimes.base import RunFailed, invalid, local_path, missing
 from workers.runtimes.convert import read_gguf
+from workers.runtimes.team import local_rank
 
 HUB_SCHEME = "hub://"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -30,8 +31,8 @@ def choose_dtype(precision: Precision, device_kind: str) -> torch.dtype:
 
 
 def place(device_kind: str) -> torch.device:
-    """The first device of the allocation; the others are for runtimes that use several."""
-    return torch.device("cuda", 0) if device_kind == "cuda" else torch.device("cpu")
+    """This process's device of the allocation."""
+    return torch.device("cuda", local_rank()) if device_kind == "cuda" else torch.device("cpu")
 
 
 def load_model(

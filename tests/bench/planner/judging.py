@@ -20,7 +20,7 @@ from tests.bench.planner.cases import Case, config
 from tests.bench.planner.peers import PEERS
 from workers import probe
 
-_CPU = probe.cpu()
+(_CPU,) = probe.cpus(1)
 HERE = of_cpu(_CPU.name, os.cpu_count() or 1, 24 * 2**30, _CPU.compute_capability or "")
 WIDTH = {"fp32": 4, "bf16": 2}
 

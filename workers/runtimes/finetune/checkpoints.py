@@ -23,6 +23,7 @@ from workers.contract.spec import ResumeInput
 from workers.runtimes.base import Run, RunFailed, local_path
 from workers.runtimes.finetune.trained import write_trained
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer
+from workers.runtimes.team import all_agree, any_wants
 
 KEPT = 2
 """Checkpoints of a run that stay on the node's disk."""
@@ -96,6 +97,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             self._trainer._total_train_tokens = self._progress["tokens"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.asked = any_wants(self.asked)  # all stop after the same step
         if self.asked:
             control.should_save = control.should_training_stop = True
         elif self._every and state.global_step % self._every == 0:
@@ -105,28 +107,73 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self.save()
 
     def save(self) -> None:
-        """Save the state after the last step, once. Where that fails the run goes on, and the last good one stays."""
+        """Save the state after the last step, once. Where that fails the run goes on, and the last good one stays.
+
+        Of several processes each calls it: the first makes the folder whole of what all have written into it.
+        """
         step = self._trainer.state.global_step
         if step == self._saved_step:
             return
+        folder = self._run.run_dir / CHECKPOINTS_DIR
+        saved = self._lead(folder, step) if self._run.leads else self._follow(fresh_folder(folder, step))
+        if saved:
+            self._saved_step = step
+
+    def _lead(self, parent: Path, step: int) -> bool:
+        begun = False
+
+        def fill(fresh: Path) -> None:
+            nonlocal begun
+            begun = all_agree(True)
+            self._fill(fresh)
+
+        saved = False
         try:
-            folder, size = write_whole(self._run.run_dir / CHECKPOINTS_DIR, step, self._fill)
+            folder, size = write_whole(parent, step, fill)
+            saved = True
         except (OSError, RuntimeError, SafetensorError) as error:
             print(f"The checkpoint of step {step} could not be saved; the one before it stays: {error}")
-            return
-        self._saved_step = step
-        prune(folder.parent)
-        self._run.checkpoint(step, folder, size)
+        if not begun:
+            all_agree(False)
+        elif all_agree(saved):
+            prune(parent)
+            self._run.checkpoint(step, folder, size)
+        return saved
+
+    def _follow(self, fresh: Path) -> bool:
+        if not all_agree(True):
+            return False
+        with contextlib.suppress(OSError, RuntimeError, SafetensorError):  # the first process says it
+            self._fill(fresh)
+        return all_agree(True)
 
     def _fill(self, folder: Path) -> None:
+        """Part by part, all processes at the same one. Raises OSError, RuntimeError or SafetensorError."""
         trainer = self._trainer
-        write_trained(folder, trainer.model, trainer.processing_class, self._run.model.name, self._sharded)
-        trainer._save_optimizer_and_scheduler(str(folder))
-        trainer._save_scaler(str(folder))
-        trainer._save_rng_state(str(folder))
+        parts: list[Callable[[], object]] = [
+            lambda: write_trained(folder, trainer.model, trainer.processing_class, self._run.model.name, self._sharded),
+            lambda: trainer._save_optimizer_and_scheduler(str(folder)),
+            lambda: trainer._save_scaler(str(folder)),
+            lambda: trainer._save_rng_state(str(folder)),
+            lambda: self._write_progress(folder),
+        ]
+        for part in parts:
+            error: Exception | None = None
+            try:
+                part()
+            except (OSError, RuntimeError, SafetensorError) as found:
+                error = found
+            if not all_agree(error is None):
+                raise error or OSError("another process could not write its part.")
+
+    def _write_progress(self, folder: Path) -> None:
+        trainer = self._trainer
+        pending = trainer.accelerator.gather(trainer._tr_loss.detach()).mean()
+        if not self._run.leads:
+            return
         trainer.state.save_to_json(str(folder / STATE_FILE))
         progress = {
-            "pending_loss": float(trainer._tr_loss),
+            "pending_loss": float(pending),
             "logged_step": trainer._globalstep_last_logged,
             "tokens": int(trainer._total_train_tokens),
             "losses": [self._narrator.losses[0], self._narrator.losses[-1]],
@@ -136,12 +183,17 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         (folder / PROGRESS_FILE).write_text(json.dumps(progress))
 
 
+def fresh_folder(parent: Path, step: int) -> Path:
+    """Where the checkpoint of a step is while it isn't whole."""
+    return parent / f".step-{step}"
+
+
 def write_whole(parent: Path, step: int, fill: Callable[[Path], None]) -> tuple[Path, int]:
     """Make `parent`/step-N of what `fill` writes into a folder, with a manifest of its files; (folder, bytes).
 
     A reader, and a power failure, see all of it or nothing. Raises what `fill` raises, and OSError.
     """
-    folder, fresh = parent / f"step-{step}", parent / f".step-{step}"
+    folder, fresh = parent / f"step-{step}", fresh_folder(parent, step)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:

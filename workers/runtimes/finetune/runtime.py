@@ -1,6 +1,6 @@
 """The recipe of a fine-tune, top to bottom: load, score, train, score again, save; or go on from a checkpoint.
 
-Knows nothing of who ordered it. One process on one device.
+Knows nothing of who ordered it. Of several processes each follows it, one a device; the first one writes and scores.
 """
 
 import json
@@ -18,9 +18,10 @@ from workers.runtimes.finetune.manifest import write_manifest
 from workers.runtimes.finetune.samples import Sample, make_samples, read_rows
 from workers.runtimes.finetune.trained import choose_trained, write_trained
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, trainer_settings
-from workers.runtimes.finetune.zero import deepspeed_config, prepare_one_process, whole_parameters
+from workers.runtimes.finetune.zero import deepspeed_config, prepare_deepspeed, whole_parameters
 from workers.runtimes.measuring import Meter
 from workers.runtimes.models import check_context, choose_dtype, load_config, load_model
+from workers.runtimes.team import world_size
 
 ADAPTER_DIR, MODEL_DIR = "adapter", "model"
 DS_CONFIG_FILE = "ds_config.json"
@@ -44,8 +45,9 @@ def finetune(run: Run) -> None:
     if ds_config is not None:
         if zero_3 and run.model.format == "gguf":
             raise invalid("deepspeed.zero_stage: 3 needs a safetensors model; convert the GGUF file, or use stage 2.")
-        (run.output_dir / DS_CONFIG_FILE).write_text(json.dumps(ds_config, indent=2) + "\n")
-        prepare_one_process(run.device_kind)
+        if run.leads:
+            (run.output_dir / DS_CONFIG_FILE).write_text(json.dumps(ds_config, indent=2) + "\n")
+        prepare_deepspeed(run.device_kind)
     meter = Meter(run.order.devices)
     settings = trainer_settings(spec, run.run_dir / "trainer", dtype, run.device_kind, ds_config)
     # fp16 can't train its own weights: their gradients couldn't be unscaled.
@@ -69,10 +71,11 @@ def finetune(run: Run) -> None:
     saver = Saver(run, trainer, narrator, results, zero_3)
     trainer.add_callback(saver)
     checkpoint = saver.resume(run.order.resume)
+    scores = bool(test) and (run.leads or zero_3)  # under ZeRO 3 no process has the model by itself
 
     if "test_before" in results:
         run.result("test_before", results["test_before"])
-    elif test:
+    elif scores:
         run.phase("evaluating before")
         with whole_parameters(trainer.model.parameters(), zero_3):
             score = _evaluate(run, trainer.model, tokenizer, test)
@@ -100,7 +103,7 @@ def finetune(run: Run) -> None:
         if measured is not None:
             run.result(MEASURED, measured.model_dump(mode="json"))
 
-        if test:
+        if scores:
             run.phase("evaluating after")
             score = _evaluate(run, trainer.model, tokenizer, test)
             results["test_after"] = score.values()
@@ -111,10 +114,13 @@ def finetune(run: Run) -> None:
         write_trained(run.output_dir / kept, trainer.model, tokenizer, run.model.name, zero_3)
     except SystemExit:  # told to stop: what is trained isn't to be trained again
         run.on_stop.append(saver.ask)
-        saver.save()
+        if world_size() == 1:  # of several, each may be elsewhere: the last checkpoint counts
+            saver.save()
         raise
-    write_manifest(run, str(dtype).removeprefix("torch."), len(train), ds_config, results)
+    if run.leads:
+        write_manifest(run, str(dtype).removeprefix("torch."), len(train), ds_config, results)
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

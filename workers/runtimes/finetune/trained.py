@@ -13,6 +13,7 @@ from peft import LoraConfig
 from workers.contract.spec import FinetuneSpec
 from workers.runtimes.base import invalid
 from workers.runtimes.finetune.zero import whole_parameters
+from workers.runtimes.team import rank
 
 NAMED = 12
 """Names that a refusal lists, at most."""
@@ -53,18 +54,20 @@ def lora_config(spec: FinetuneSpec, model: Any) -> LoraConfig:
 
 def write_trained(folder: Path, model: Any, tokenizer: Any, base: str, sharded: bool) -> None:
     """Write an adapter (PEFT, safetensors; its config calls the base model `base`), or the whole model with its
-    tokenizer. `sharded`: by ZeRO 3."""
+    tokenizer. `sharded`: by ZeRO 3. Of several processes each calls it, and the first one writes."""
     if hasattr(model, "peft_config"):
         for config in model.peft_config.values():
             config.base_model_name_or_path = base
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with whole_parameters(trained, sharded):
-            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; the manifest says more
+            if rank() == 0:
+                model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+                (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; the manifest says more
         return
     with whole_parameters(model.parameters(), sharded):
-        model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
+        if rank() == 0:
+            model.save_pretrained(folder, safe_serialization=True)
+            tokenizer.save_pretrained(folder)
 
 
 def _targets(wanted: str, linear: list[str]) -> set[str]:

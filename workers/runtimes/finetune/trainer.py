@@ -17,7 +17,9 @@ from workers.contract.reasons import Reason
 from workers.contract.spec import FinetuneSpec
 from workers.runtimes.base import Pace, Run, RunFailed
 from workers.runtimes.finetune.samples import Sample
+from workers.runtimes.finetune.zero import WAIT_S
 from workers.runtimes.measuring import Meter
+from workers.runtimes.team import world_size
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -132,7 +134,9 @@ def trainer_settings(
         disable_tqdm=True,
         use_cpu=device_kind == "cpu",
         dataloader_pin_memory=device_kind == "cuda",
-        ddp_backend="gloo" if ds_config and device_kind == "cpu" else None,
+        ddp_backend="gloo" if device_kind == "cpu" and (ds_config or world_size() > 1) else None,
+        ddp_timeout=WAIT_S,
+        ddp_find_unused_parameters=False,
         deepspeed=ds_config,
     )
 

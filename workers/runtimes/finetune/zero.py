@@ -1,4 +1,4 @@
-"""DeepSpeed for one process: its config from the spec, and the surroundings it wants.
+"""DeepSpeed: its config from the spec, and the surroundings it wants.
 
 Knows nothing of models. Source of the config's fields: DeepSpeed's "DeepSpeed Configuration JSON" reference.
 """
@@ -6,15 +6,20 @@ Knows nothing of models. Source of the config's fields: DeepSpeed's "DeepSpeed C
 import os
 import socket
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
 
 from workers.contract.spec import FinetuneSpec
+from workers.runtimes.team import world_size
+
+WAIT_S = 4 * 3600
+"""How long processes wait for one another: the first scores while the others wait."""
 
 
 def deepspeed_config(spec: FinetuneSpec, dtype: torch.dtype, device_kind: str) -> dict[str, Any] | None:
-    """The DeepSpeed config of one process, every value written out; None where the spec asks for no DeepSpeed."""
+    """The DeepSpeed config, every value written out; None where the spec asks for no DeepSpeed."""
     if spec.deepspeed is None:
         return None
     zero: dict[str, Any] = {"stage": spec.deepspeed.zero_stage}
@@ -25,7 +30,7 @@ def deepspeed_config(spec: FinetuneSpec, dtype: torch.dtype, device_kind: str) -
     return {
         "train_micro_batch_size_per_gpu": spec.micro_batch,
         "gradient_accumulation_steps": spec.gradient_accumulation,
-        "train_batch_size": spec.micro_batch * spec.gradient_accumulation,
+        "train_batch_size": spec.micro_batch * spec.gradient_accumulation * world_size(),
         "gradient_clipping": spec.max_grad_norm,
         "optimizer": {
             "type": "AdamW",
@@ -46,11 +51,11 @@ def deepspeed_config(spec: FinetuneSpec, dtype: torch.dtype, device_kind: str) -
     }
 
 
-def prepare_one_process(device_kind: str) -> None:
-    """Give DeepSpeed the rendezvous that torchrun gives a single process, and open its process group.
+def prepare_deepspeed(device_kind: str) -> None:
+    """Open DeepSpeed's process group; a single process is given the rendezvous that torchrun would give it.
 
     Must be called before the model is loaded: ZeRO 3 shards it while it loads. On a CPU DeepSpeed would compile a
-    shared-memory all-reduce, which one process never uses; gloo takes its place, so no compiler is needed.
+    shared-memory all-reduce; gloo takes its place, so no compiler is needed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -63,7 +68,8 @@ def prepare_one_process(device_kind: str) -> None:
 
     if device_kind == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if device_kind == "cuda" else "gloo", verbose=False)
+    patience = timedelta(seconds=WAIT_S)
+    deepspeed.init_distributed("nccl" if device_kind == "cuda" else "gloo", timeout=patience, verbose=False)
 
 
 def whole_parameters(parameters: Any, sharded: bool) -> AbstractContextManager[Any]:
