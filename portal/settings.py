@@ -57,13 +57,13 @@ def _keep(what: str, *, days: float, size: float, unit: Unit) -> Limit:
 
 
 def _scheduling(name: str) -> Policy:
-    """How the queue is ordered, with what the environment sets in one JSON object. Devices aren't shared."""
-    known = [field.name for field in fields(Policy) if field.name not in ("packs", "pack_share")]
+    """How the queue is ordered and who may share a device, with what the environment sets in one JSON object."""
+    known = [field.name for field in fields(Policy)]
     try:
         chosen = json.loads(os.environ.get(name) or "{}")
         if not isinstance(chosen, dict) or chosen.keys() - set(known):
             raise ValueError("it is not an object with these names")
-        return Policy(**chosen)
+        return Policy(**{**chosen, "packs": frozenset(chosen.get("packs", ()))})
     except (ValueError, TypeError, AttributeError) as error:
         raise ImproperlyConfigured(f"{name}: {error}; write a JSON object with some of {', '.join(known)}.") from None
 

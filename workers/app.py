@@ -8,6 +8,7 @@ from celery import Celery
 from celery.apps.worker import Worker
 
 from workers.contract.names import broker_url, node_queue
+from workers.contract.spec import MOST_SHARING
 
 VISIBILITY_TIMEOUT_S = 86_400
 """Seconds after which Redis hands an unacknowledged message out again; the same for all who use a broker.
@@ -50,11 +51,12 @@ def make_app(redis_url: str, node: str) -> Celery:
 
 
 def make_worker(app: Celery, node: str, devices: int) -> Worker:
-    """A thread for each device, one for a run that is still being ended, one so that no command waits behind a run."""
+    """A thread for each run that the devices can hold, one for a run that is still being ended, one so that no command
+    waits behind a run. They are made when they are needed."""
     return app.Worker(
         hostname=f"liftoff@{node}",
         pool_cls="threads",
-        concurrency=devices + 2,
+        concurrency=devices * MOST_SHARING + 2,
         queues=[node_queue(node)],
         without_gossip=True,
         without_mingle=True,

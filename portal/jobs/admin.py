@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from portal.admin_base import ReadOnlyAdmin, ReadOnlyInline, badge
+from portal.admin_base import ReadOnlyAdmin, ReadOnlyInline, badge, size
 from portal.jobs.models import Allocation, Attempt, Job, Leadership, Transition
 from workers.contract.reasons import Reason
 
@@ -28,7 +28,12 @@ class AllocationInline(ReadOnlyInline):
     """The devices an attempt holds or held."""
 
     model = Allocation
-    fields = ("accelerator", "released_at")
+    fields = ("accelerator", "reserved", "released_at")
+    readonly_fields = ("reserved",)
+
+    @admin.display(description="Reserved")
+    def reserved(self, allocation: Allocation) -> str:
+        return "all of it" if allocation.reserved_bytes is None else size(allocation.reserved_bytes)
 
 
 @admin.register(Job)

@@ -1,13 +1,16 @@
 """Gives jobs the devices they were placed on: their next attempts, many in one commit, and the orders sent after it.
 
-Each job and each device is had by one claim, whoever else tries. Does not decide who starts where (scheduler).
+Each job is had by one claim, and so is each device, or each byte of a shared one, whoever else tries. Does not decide
+who starts where (scheduler).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from portal.fleet.models import Accelerator
 from portal.jobs import dispatch, measurements, orders
 from portal.jobs.ending import fail_queued
 from portal.jobs.lifecycle import Status
@@ -42,7 +45,7 @@ def _claim(placements: Sequence[Placement]) -> list[Attempt]:
     """All in one commit; where that can't be, each in its own."""
     try:
         return _commit(placements)
-    except (IntegrityError, Refused) as error:
+    except (IntegrityError, Taken, Refused) as error:
         if len(placements) > 1:
             return [attempt for placement in placements for attempt in _claim([placement])]
         if isinstance(error, Refused):
@@ -50,14 +53,20 @@ def _claim(placements: Sequence[Placement]) -> list[Attempt]:
         return []
 
 
+class Taken(Exception):
+    """A device has no room for the claim."""
+
+
 @transaction.atomic
 def _commit(placements: Sequence[Placement]) -> list[Attempt]:
-    """Claims of those that still wait. Raises IntegrityError: a device is held; Refused: what one names is gone."""
+    """Claims of those that still wait. Raises IntegrityError or Taken: a device is held; Refused: what one names is
+    gone."""
     waiting = Job.objects.filter(pk__in=[placement.job for placement in placements], status=Status.QUEUED)
     jobs = {job.pk: job for job in waiting.select_for_update().order_by("pk")}
     claimed = [placement for placement in placements if placement.job in jobs]
     if not claimed:
         return []
+    _check_room(claimed)
     made = orders.build([(jobs[placement.job], placement) for placement in claimed])
     Job.objects.filter(pk__in=list(jobs), status=Status.QUEUED).update(
         status=Status.DISPATCHED,
@@ -78,7 +87,7 @@ def _commit(placements: Sequence[Placement]) -> list[Attempt]:
         for order, placement in zip(made, claimed, strict=True)
     )
     Allocation.objects.bulk_create(
-        Allocation(attempt=attempt, accelerator_id=device)
+        Allocation(attempt=attempt, accelerator_id=device, reserved_bytes=placement.reserved_bytes)
         for attempt, placement in zip(attempts, claimed, strict=True)
         for device in placement.devices
     )
@@ -95,3 +104,21 @@ def _commit(placements: Sequence[Placement]) -> list[Attempt]:
     transaction.on_commit(lambda: dispatch.begin(made))
     jobs_changed(list(jobs))
     return attempts
+
+
+def _check_room(claimed: Sequence[Placement]) -> None:
+    """Lock the devices until the commit, and count what is held of them and asked for. Raises Taken."""
+    wanted = {device for placement in claimed for device in placement.devices}
+    locked = Accelerator.objects.filter(pk__in=wanted).select_for_update(no_key=True).order_by("pk")
+    memory = dict(locked.values_list("pk", "memory_bytes"))
+    live = Allocation.objects.filter(accelerator__in=wanted, released_at=None)
+    held: dict[int, list[int | None]] = defaultdict(list)
+    for device, reserved in live.values_list("accelerator_id", "reserved_bytes"):
+        held[device].append(reserved)
+    for placement in claimed:
+        for device in placement.devices:
+            held[device].append(placement.reserved_bytes)
+    for device, parts in held.items():
+        shared = sum(part or 0 for part in parts)
+        if shared > memory[device] or (None in parts and len(parts) > 1):
+            raise Taken

@@ -20,11 +20,12 @@ from workers.contract.spec import JOB_SPEC, FinetuneSpec
 
 @dataclass(frozen=True)
 class Holding:
-    """One device that an attempt holds, and whose job it is."""
+    """One device that an attempt holds, and whose job it is. `part`: how much of it, 1 for all."""
 
     device: int
     owner: int
     held: Held
+    part: float = 1.0
 
 
 def holdings(now: datetime, *, preempts: bool = False) -> list[Holding]:
@@ -34,12 +35,13 @@ def holdings(now: datetime, *, preempts: bool = False) -> list[Holding]:
     columns = [
         "accelerator_id", f"{job}id", f"{job}owner_id", f"{job}kind", f"{job}eta_s", f"{job}status",
         "attempt__preempt_asked_at", "attempt__dispatched_at", f"{job}queued_at", f"{job}created_at",
+        "reserved_bytes", "accelerator__memory_bytes",
     ]  # fmt: skip
     rows = list(live.values_list(*columns))
     specs = dict(live.values_list(f"{job}id", f"{job}spec")) if preempts else {}
     team = teams(row[2] for row in rows) if preempts else {}
     found = []
-    for device, pk, owner, kind, eta_s, status, asked_at, dispatched_at, queued_at, created_at in rows:
+    for device, pk, owner, kind, eta_s, status, asked_at, dispatched_at, queued_at, created_at, reserved, size in rows:
         if_stopped = None
         spec = JOB_SPEC.validate_python(specs[pk]) if pk in specs else None
         if isinstance(spec, FinetuneSpec) and spec.preemptible and status == Status.RUNNING:
@@ -50,20 +52,28 @@ def holdings(now: datetime, *, preempts: bool = False) -> list[Holding]:
             free_in_s=None if kind == "launch" else eta_s,
             until_stopped=kind == "launch",
             kind=kind,
+            planned_bytes=reserved,
             stopping=status == Status.CANCELLING or asked_at is not None,
             if_stopped=if_stopped,
         )
-        found.append(Holding(device, owner, held))
+        found.append(Holding(device, owner, held, part_of(reserved, size)))
     return found
+
+
+def part_of(reserved_bytes: int | None, memory_bytes: int) -> float:
+    """How much of a device an allocation takes, 1 for all."""
+    return 1.0 if reserved_bytes is None else min(reserved_bytes / max(memory_bytes, 1), 1.0)
 
 
 def fleet(held: Iterable[Holding], now: datetime) -> list[FleetNode]:
     """Every node with its present devices and who holds them."""
-    holds = {holding.device: (holding.held,) for holding in held}
+    holds: dict[int, tuple[Held, ...]] = defaultdict(tuple)
+    for holding in held:
+        holds[holding.device] += (holding.held,)
     devices: dict[int, list[FreeDevice]] = defaultdict(list)
     present = Accelerator.objects.filter(present=True).order_by("kind", "index")
     for node, pk, kind, index, size in present.values_list("node_id", "pk", "kind", "index", "memory_bytes"):
-        devices[node].append(FreeDevice(pk, kind, index, size, holds=holds.get(pk, ())))
+        devices[node].append(FreeDevice(pk, kind, index, size, holds=holds[pk]))
     return [
         FleetNode(
             node.pk,

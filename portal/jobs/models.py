@@ -109,16 +109,24 @@ class Attempt(models.Model):
 
 
 class Allocation(models.Model):
-    """A device held by an attempt. The constraint is what keeps two live attempts off one device."""
+    """A device held by an attempt: all of it, or so many bytes of it beside others.
+
+    The constraint keeps two off one device that have it alone; who shares, the claim counts (portal.jobs.claims).
+    """
 
     attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="allocations")
     accelerator = models.ForeignKey("fleet.Accelerator", on_delete=models.PROTECT, related_name="allocations")
+    reserved_bytes = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="It shares the device and is planned to take so much of it; none: all of it."
+    )
     released_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["accelerator"], condition=models.Q(released_at__isnull=True), name="one_live_holder_per_device"
+                fields=["accelerator"],
+                condition=models.Q(released_at__isnull=True, reserved_bytes__isnull=True),
+                name="one_lone_holder_per_device",
             )
         ]
         indexes = [

@@ -34,13 +34,27 @@ def build(claimed: Sequence[tuple[Job, Placement]]) -> list[Order]:
     resumes = _newest_checkpoints([job.pk for job, _ in claimed if job.attempt_number])
     known = Known()
     return [
-        _order(job, nodes[placement.node], [devices[device] for device in placement.devices], resumes, known)
-        for job, placement in claimed
+        _order(job, nodes[placement.node], _devices(placement, devices), resumes, known) for job, placement in claimed
     ]
 
 
+def _devices(placement: Placement, known: Mapping[int, Accelerator]) -> tuple[Device, ...]:
+    found = [known[device] for device in placement.devices]
+    return tuple(
+        Device.model_validate(
+            {
+                "kind": device.kind,
+                "index": device.index,
+                "name": device.name,
+                "reserved_bytes": placement.reserved_bytes,
+            }
+        )
+        for device in sorted(found, key=lambda device: (device.kind, device.index))
+    )
+
+
 def _order(
-    job: Job, node: Node, devices: Sequence[Accelerator], resumes: Mapping[int, ResumeInput], known: Known
+    job: Job, node: Node, devices: tuple[Device, ...], resumes: Mapping[int, ResumeInput], known: Known
 ) -> Order:
     number = job.attempt_number + 1
     spec = JOB_SPEC.validate_python(job.spec)
@@ -57,10 +71,7 @@ def _order(
         model=_model(named.model) if named.model else None,
         dataset=_dataset(named.dataset) if named.dataset else None,
         adapter=_adapter(named.adapter) if named.adapter else None,
-        devices=tuple(
-            Device.model_validate({"kind": device.kind, "index": device.index, "name": device.name})
-            for device in sorted(devices, key=lambda device: (device.kind, device.index))
-        ),
+        devices=devices,
         result_uri=store_uri("jobs", f"{job.pk}-{number}-{token}"),
         resume=resumes.get(job.pk),
         lease_s=settings.LIFTOFF_NODE_LOST_S,

@@ -3,7 +3,7 @@
 What one round reads and writes grows with what changed, not with the queue. Does not decide anything (scheduler).
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from portal.accounts.selectors import teams
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
 from portal.jobs.notify import jobs_changed
+from portal.jobs.packing import device_kinds, planned_bytes
 from portal.jobs.scheduler import Wait, Waiting
 from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightSpec, Resources
 
@@ -28,7 +29,9 @@ Key = tuple[int, datetime]
 Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
 _waiting: dict[Key, Waiting] = {}
-"""Waiting jobs, their specs parsed once."""
+"""Waiting jobs, their specs parsed and planned once."""
+_planned_for: list[Hashable] = [None]
+"""The devices that they were planned for."""
 
 
 class Told(NamedTuple):
@@ -64,6 +67,9 @@ def read(now: datetime) -> list[Waiting]:
     rows = list(_due(now).order_by("pk").values_list("pk", since, "owner_id"))
     team = teams(owner for _, _, owner in rows) if rows else {}
     keys = {(pk, at): team[owner] for pk, at, owner in rows}
+    if (kinds := device_kinds()) != _planned_for[0]:
+        _planned_for[0] = kinds
+        _waiting.clear()
     for key in _waiting.keys() - keys.keys():
         del _waiting[key]
     _make({key for key in keys if key not in _waiting or _waiting[key].team != keys[key]}, keys)
@@ -89,6 +95,7 @@ def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
         queued_at=queued_at.timestamp(),
         until_stopped=spec.kind == "launch",
         preferred=spec.resources.preferred_labels,
+        planned_bytes=planned_bytes(spec),
     )
 
 

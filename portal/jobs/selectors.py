@@ -3,6 +3,9 @@
 Writes nothing.
 """
 
+from collections import defaultdict
+from typing import NamedTuple
+
 from django.db.models import Q, QuerySet
 
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
@@ -41,8 +44,18 @@ def queue_length() -> int:
     return Job.objects.filter(status=Status.QUEUED).count()
 
 
-def holders() -> dict[int, Job]:
-    """Accelerator id → the job that holds it."""
+class Holder(NamedTuple):
+    """A job on a device. `reserved_bytes`: it shares it and is planned to take so much; None: all of it."""
+
+    job: Job
+    reserved_bytes: int | None
+
+
+def holders() -> dict[int, list[Holder]]:
+    """Accelerator id → the jobs that hold it: one, or those that share it."""
     live = Allocation.objects.filter(released_at=None).select_related("attempt__job")
     live = live.defer("attempt__order", "attempt__predicted", "attempt__job__spec")
-    return {allocation.accelerator_id: allocation.attempt.job for allocation in live}
+    found: dict[int, list[Holder]] = defaultdict(list)
+    for allocation in live.order_by("pk"):
+        found[allocation.accelerator_id].append(Holder(allocation.attempt.job, allocation.reserved_bytes))
+    return dict(found)

@@ -3,12 +3,12 @@
 Reads the records once and then adds what is held from round to round. Decides nothing (scheduler.share).
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from portal.accounts.selectors import teams
-from portal.jobs.holdings import Holding
+from portal.jobs.holdings import Holding, part_of
 from portal.jobs.models import Allocation
 from portal.jobs.scheduler.share import accrue, used
 
@@ -29,10 +29,12 @@ class Usage:
         if self._by_owner is None or at < self._at:
             self._by_owner = _recorded(now, half_life_s)
         else:
-            holding = Counter(holding.owner for holding in held)
+            holding: dict[str, float] = defaultdict(float)
+            for one in held:
+                holding[str(one.owner)] += one.part
             by_name = accrue(
                 {str(owner): seconds for owner, seconds in self._by_owner.items()},
-                {str(owner): float(devices) for owner, devices in holding.items()},
+                holding,
                 at - self._at,
                 half_life_s,
             )
@@ -42,15 +44,19 @@ class Usage:
 
 
 def _recorded(now: datetime, half_life_s: float) -> dict[int, float]:
-    """Owner → decayed device-seconds of every device held since HALF_LIVES ago."""
+    """Owner → decayed device-seconds of every device, or part of one, held since HALF_LIVES ago."""
     since = now - timedelta(seconds=HALF_LIVES * half_life_s)
     found: dict[int, float] = defaultdict(float)
-    columns = ("attempt__job__owner_id", "attempt__dispatched_at", "released_at")
+    columns = (
+        "attempt__job__owner_id", "attempt__dispatched_at", "released_at", "reserved_bytes",
+        "accelerator__memory_bytes",
+    )  # fmt: skip
     for rows in (Allocation.objects.filter(released_at=None), Allocation.objects.filter(released_at__gte=since)):
-        for owner, start, end in rows.order_by().values_list(*columns).iterator(5000):
+        for owner, start, end, reserved, size in rows.order_by().values_list(*columns).iterator(5000):
             until = min(end, now) if end else now
             if start < until:
-                found[owner] += used(1, start.timestamp(), until.timestamp(), now.timestamp(), half_life_s)
+                part, span = part_of(reserved, size), (start.timestamp(), until.timestamp())
+                found[owner] += used(part, *span, now.timestamp(), half_life_s)
     return dict(found)
 
 

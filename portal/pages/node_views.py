@@ -16,8 +16,7 @@ from portal.fleet import selectors, services
 from portal.fleet.models import Accelerator, Node, PreflightReport
 from portal.jobs import services as jobs
 from portal.jobs.measurements import rules
-from portal.jobs.models import Job
-from portal.jobs.selectors import holders
+from portal.jobs.selectors import Holder, holders
 from portal.jobs.strangers import Stranger, told_of
 from portal.pages.sweep_chart import Drawing, drawing
 from workers.contract.errors import Refused, from_pydantic
@@ -31,10 +30,10 @@ MOST_DEVICES = 64
 
 @dataclass(frozen=True)
 class Device:
-    """An accelerator and the job that holds it."""
+    """An accelerator and the jobs that hold it."""
 
     device: Accelerator
-    job: Job | None
+    holders: list[Holder]
 
     @property
     def strangers(self) -> list[Stranger]:
@@ -55,7 +54,7 @@ class ShownNode:
     @property
     def free(self) -> int:
         """Devices no job holds."""
-        return sum(device.job is None for device in self.devices)
+        return sum(not device.holders for device in self.devices)
 
     @property
     def word(self) -> str:
@@ -148,8 +147,8 @@ def node_state(request: SignedInRequest, name: str) -> HttpResponse:
     return redirect("node", name=node.name)
 
 
-def _shown(node: Node, held: dict[int, Job], preflight: PreflightReport | None) -> ShownNode:
-    devices = [Device(device, held.get(device.pk)) for device in node.accelerators.all()]
+def _shown(node: Node, held: dict[int, list[Holder]], preflight: PreflightReport | None) -> ShownNode:
+    devices = [Device(device, held.get(device.pk, [])) for device in node.accelerators.all()]
     return ShownNode(
         node=node,
         online=selectors.is_online(node),

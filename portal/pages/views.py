@@ -40,7 +40,9 @@ def home(request: SignedInRequest) -> HttpResponse:
             "node": node,
             "online": fleet.is_online(node),
             "devices": [
-                {"device": device, "job": held.get(device.pk)} for device in node.accelerators.all() if device.present
+                {"device": device, "holders": held.get(device.pk, [])}
+                for device in node.accelerators.all()
+                if device.present
             ],
         }
         for node in fleet.nodes()

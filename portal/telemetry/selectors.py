@@ -10,7 +10,7 @@ from django.db.models import Max, Q
 
 from portal.catalog.models import Adapter, ModelProfile
 from portal.jobs.lifecycle import FINAL, Status
-from portal.jobs.models import Attempt, Job
+from portal.jobs.models import Allocation, Attempt, Job
 from portal.jobs.selectors import current_attempt
 from portal.serving.models import Endpoint
 from portal.telemetry.cursor import START, Cursor
@@ -18,6 +18,7 @@ from portal.telemetry.downsample import Point, min_max
 from portal.telemetry.models import AttemptEvent, LogLine, MetricPoint
 from workers.contract.reasons import Reason
 
+GIB = 2**30
 MAX_POINTS = 2000
 
 
@@ -202,7 +203,21 @@ def _devices(attempt: Attempt | None) -> list[str]:
     if attempt is None:
         return []
     held = attempt.allocations.select_related("accelerator").order_by("accelerator__kind", "accelerator__index")
-    return [f"{a.accelerator.kind}:{a.accelerator.index} {a.accelerator.name}".strip() for a in held]
+    return [
+        f"{a.accelerator.kind}:{a.accelerator.index} {a.accelerator.name}".strip() + _shared(a, attempt) for a in held
+    ]
+
+
+def _shared(allocation: Allocation, attempt: Attempt) -> str:
+    """How much of a device it takes and beside whom; '' for one that it has alone."""
+    if allocation.reserved_bytes is None:
+        return ""
+    words = f", {allocation.reserved_bytes / GIB:.1f} of {allocation.accelerator.memory_bytes / GIB:.1f} GiB"
+    if allocation.released_at is None:
+        others = Allocation.objects.filter(accelerator=allocation.accelerator, released_at=None)
+        beside = others.exclude(attempt=attempt).order_by("pk").values_list("attempt__job_id", flat=True)
+        words += ", shared with " + (", ".join(f"#{job}" for job in beside) or "nobody now")
+    return words
 
 
 def _iso(moment: datetime | None) -> str | None:

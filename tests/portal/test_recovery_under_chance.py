@@ -1,7 +1,6 @@
 """Whatever happens in whatever order: runs that start, speak, end, fall silent, are stopped or preempted; deliveries
 that are lost, doubled, reordered or another's. After every step the database makes sense."""
 
-from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +19,7 @@ from portal.jobs.scheduler import Placement
 from portal.telemetry import gaps
 from portal.telemetry.models import MetricPoint
 from portal.telemetry.record import record
-from tests.portal.factories import make_dataset, make_job, make_model, make_node, make_user
+from tests.portal.factories import GIB, make_dataset, make_job, make_model, make_node, make_user
 from workers.contract.events import EVENT, Envelope, Heartbeat, RunningAttempt
 from workers.contract.reasons import Outcome, Reason
 
@@ -80,6 +79,17 @@ class Recovery(RuleBasedStateMachine):
             free = not Allocation.objects.filter(accelerator=accelerator, released_at=None).exists()
             may = free and found.status == Status.QUEUED
             assert services.allocate(Placement(found.pk, accelerator.node_id, (accelerator.pk,))) == may
+
+    @rule(job=some, device=some, gib=st.integers(1, 17))
+    def share_anywhere(self, job: int, device: int, gib: int) -> None:
+        """The same, with so much of the device's 16 GiB."""
+        found, accelerator = self.pick(Job.objects.all(), job), self.pick(Accelerator.objects.all(), device)
+        if found and accelerator:
+            held = Allocation.objects.filter(accelerator=accelerator, released_at=None)
+            parts = list(held.values_list("reserved_bytes", flat=True))
+            room = None not in parts and sum(parts) + gib * GIB <= accelerator.memory_bytes
+            placement = Placement(found.pk, accelerator.node_id, (accelerator.pk,), reserved_bytes=gib * GIB)
+            assert services.allocate(placement) == (room and found.status == Status.QUEUED)
 
     @rule()
     def sweep(self) -> None:
@@ -152,12 +162,19 @@ class Recovery(RuleBasedStateMachine):
 
     @invariant()
     def everything_makes_sense(self) -> None:
-        assert not [device for device, holders in self.holders().items() if holders > 1]
+        for device in Accelerator.objects.all():
+            self.check_device(device)
         for job in Job.objects.prefetch_related("attempts__allocations", "transitions"):
             self.check_job(job)
         for pk, seqs in self.delivered.items():
             stored = sorted(MetricPoint.objects.filter(attempt_id=pk).values_list("seq", flat=True))
             assert stored == [one.seq for one in self.spools[pk] if one.seq in seqs and one.event.type == "metric"]
+
+    def check_device(self, device: Accelerator) -> None:
+        """One holder, or several that share it and together stay within its memory."""
+        parts = list(device.allocations.filter(released_at=None).values_list("reserved_bytes", flat=True))
+        assert len(parts) < 2 or None not in parts
+        assert sum(part or 0 for part in parts) <= device.memory_bytes
 
     def check_job(self, job: Job) -> None:
         attempts = list(job.attempts.all())
@@ -216,9 +233,6 @@ class Recovery(RuleBasedStateMachine):
     def arrive(self, pk: int, envelopes: list[Envelope]) -> None:
         record(list(envelopes))
         self.delivered.setdefault(pk, set()).update(one.seq for one in envelopes)
-
-    def holders(self) -> Counter[int]:
-        return Counter(Allocation.objects.filter(released_at=None).values_list("accelerator_id", flat=True))
 
 
 def test_no_order_of_events_leads_to_nonsense(live_redis: object) -> None:

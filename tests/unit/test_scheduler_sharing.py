@@ -38,6 +38,18 @@ def test_planned_bytes_never_exceed_the_share_of_memory() -> None:
     assert "1.0 GiB of one that may be shared" in waits(decisions)[3].reason
 
 
+def test_a_placement_says_what_it_reserves() -> None:
+    decisions = decide([launch(1, 4), launch(2, 1, devices=2), launch(3, 39)], [node(1, 4)], PACKS)
+    reserved = {job: placement.reserved_bytes for job, placement in placed(decisions).items()}
+    assert reserved == {1: 4 * GIB, 2: None, 3: None}, "one of several devices, or that leaves no room, shares nothing"
+
+
+def test_no_more_share_a_device_than_the_policy_says() -> None:
+    few = replace(PACKS, pack_jobs=2)
+    assert set(placed(decide([launch(job, 1) for job in (1, 2, 3)], [node(1)], few))) == {1, 2}
+    assert set(placed(decide([launch(job, 1) for job in (1, 2, 3)], [node(1)], PACKS))) == {1, 2, 3}
+
+
 def test_the_fullest_device_that_has_room_is_taken() -> None:
     sizes = (8, 30, 20)
     fleet = [held(node(1, 3), *(Held(9 + i, kind="launch", planned_bytes=gib * GIB) for i, gib in enumerate(sizes)))]

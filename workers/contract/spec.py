@@ -313,12 +313,19 @@ class ResumeInput(Contract):
     sha256: str | None = None
 
 
+MOST_SHARING = 8
+"""Attempts on one device at a time, at most."""
+
+
 class Device(Contract):
     """One device of an allocation."""
 
     kind: Literal["cuda", "cpu"]
     index: int = Field(ge=0, description="Index on its node.")
     name: str = ""
+    reserved_bytes: int | None = Field(
+        None, ge=0, description="The attempt shares the device and is planned to take so much of it; None: all of it."
+    )
 
 
 class Order(Contract):

@@ -12,8 +12,7 @@ from portal.api.paging import Limit, Offset, Page, page
 from portal.api.problems import CODES, FIND_CODES, NotFound
 from portal.fleet import selectors, services
 from portal.fleet.models import Node, PreflightReport
-from portal.jobs.models import Job
-from portal.jobs.selectors import holders
+from portal.jobs.selectors import Holder, holders
 from workers.contract.preflight import Line, State
 from workers.contract.spec import Slug
 from workers.contract.sweep import Sweep
@@ -32,6 +31,13 @@ class Stranger(Schema):
     left_by: str = Field(description="The run that left it, in words; empty for somebody else's process.")
 
 
+class Share(Schema):
+    """A job on a device."""
+
+    job: int
+    reserved_bytes: int | None = Field(description="It shares the device and is planned to take so much; null: all.")
+
+
 class Device(Schema):
     """One accelerator; the CPU counts as one where there is no GPU."""
 
@@ -42,7 +48,8 @@ class Device(Schema):
     power_limit_w: float | None
     compute_capability: str
     present: bool = Field(description="Seen at the last probe.")
-    held_by: int | None = Field(description="The job that holds it.")
+    held_by: int | None = Field(description="The job that holds it; of those that share it, the first.")
+    holders: list[Share] = Field(description="Every job on it.")
     strangers: list[Stranger] = Field(description="Who else holds memory of it.")
 
 
@@ -106,7 +113,7 @@ class NodeOut(Schema):
     preflight: Preflight | None = Field(description="Null before the first.")
 
 
-def shape(node: Node, held: dict[int, Job], preflight: PreflightReport | None) -> dict[str, Any]:
+def shape(node: Node, held: dict[int, list[Holder]], preflight: PreflightReport | None) -> dict[str, Any]:
     """The NodeOut of a node; `held` says who holds which device."""
     columns = (
         "name", "address", "state", "cores", "ram_bytes", "disk_free_bytes", "disk_read_bytes_per_s",
@@ -128,7 +135,11 @@ def shape(node: Node, held: dict[int, Job], preflight: PreflightReport | None) -
         "devices": [
             {
                 **{column: getattr(device, column) for column in device_columns},
-                "held_by": held[device.pk].pk if device.pk in held else None,
+                "held_by": held[device.pk][0].job.pk if device.pk in held else None,
+                "holders": [
+                    {"job": holder.job.pk, "reserved_bytes": holder.reserved_bytes}
+                    for holder in held.get(device.pk, ())
+                ],
             }
             for device in node.accelerators.all()
         ],

@@ -8,13 +8,15 @@ class Placement:
     """Start the job on these devices of this node.
 
     A job of several nodes has a (node, devices) pair for each in `parts`, the first of them repeated in `node` and
-    `devices`; allocate all of them or none.
+    `devices`; allocate all of them or none. `reserved_bytes`: of its one device, which it shares with others; None: its
+    devices are its own.
     """
 
     job: int
     node: int
     devices: tuple[int, ...]
     parts: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    reserved_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not self.parts:

@@ -17,11 +17,11 @@ NEVER = math.inf
 class DeviceState:
     """A device. Times are seconds from now.
 
-    `until`: when everybody on it has ended (0 when free). `room`: bytes a sharing job may still plan for, -1 when it
-    isn't shared. `kept_for`: the first waiting job it is kept for; then another job may have it only if it is over by
-    `kept_until`, and `kept_then` is when all it is kept for will have ended. `booked`: the same
-    with all who are expected there; the timetable's own. `cls`: its kind, and how many of the memory floors that the
-    queue asks for it is above.
+    `until`: when everybody on it has ended (0 when free). `room`: bytes a sharing job may still plan for, -1 when
+    nobody may join. `kept_for`: the first waiting job it is kept for; then another job may have it only if it is over
+    by `kept_until`, and `kept_then` is when all it is kept for will have ended. `booked`: the same with all who are
+    expected there; the timetable's own. `cls`: its kind, and how many of the memory floors that the queue asks for it
+    is above.
     """
 
     __slots__ = (
@@ -51,7 +51,9 @@ class DeviceState:
         self.holds = self.holds + more
         self.free = False
         self.until = max(ends_in_s(held, policy) for held in self.holds)
-        shared = all(shares(held.kind, held.planned_bytes, policy) for held in self.holds)
+        shared = len(self.holds) < policy.pack_jobs and all(
+            shares(held.kind, held.planned_bytes, policy) for held in self.holds
+        )
         self.room = self.limit(policy) - sum(held.planned_bytes or 0 for held in self.holds) if shared else -1
 
     def limit(self, policy: Policy) -> int:
@@ -94,6 +96,6 @@ def ends_in_s(held: Held, policy: Policy) -> float:
     return UNKNOWN if held.free_in_s is None else max(held.free_in_s, 0.0)
 
 
-def hold_of(job: Waiting) -> Held:
+def hold_of(job: Waiting, reserved_bytes: int | None) -> Held:
     """The hold that the job has on each of its devices once it starts."""
-    return Held(job.job, job.known_s, job.until_stopped, job.kind, job.planned_bytes)
+    return Held(job.job, job.known_s, job.until_stopped, job.kind, reserved_bytes)

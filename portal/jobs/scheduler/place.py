@@ -60,10 +60,13 @@ def _devices(job: Waiting, pool: Pool, node: NodeState) -> list[DeviceState]:
 
 
 def _take(job: Waiting, pools: Pools, parts: list[tuple[NodeState, list[DeviceState]]]) -> Placement:
-    hold = (hold_of(job),)
+    reserved = job.planned_bytes if packable(job, pools.policy) else None
+    if reserved is not None and reserved > parts[0][1][0].limit(pools.policy):
+        reserved = None  # it leaves nobody room
+    hold = (hold_of(job, reserved),)
     for node, devices in parts:
         for device in devices:
             device.hold(hold, pools.policy)
         pools.changed(node)
     named = tuple((node.node.id, tuple(device.id for device in devices)) for node, devices in parts)
-    return Placement(job.job, named[0][0], named[0][1], named)
+    return Placement(job.job, named[0][0], named[0][1], named, reserved)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers.contract.spec import MOST_SHARING
+
 HOUR = 3600.0
 DAY = 24 * HOUR
 
@@ -22,7 +24,8 @@ class Policy:
     `backfill`: a later job may start before an earlier one that waits, if it doesn't delay it.
     `reservations`: how many waiting jobs in order have devices kept for them, among those that want like devices.
     `packs`: kinds of jobs that may share one device by planned bytes; the others get theirs alone.
-    `pack_share`: the share of a device's memory that jobs on it may plan for together.
+    `pack_share`: the share of a device's memory that jobs on it may plan for together; `pack_jobs`: how many they are
+    at most.
     `preempts`: a job may have preemptible jobs of lower priority stopped. `preempt_points`: by how many points it must
     stand above them. `patience_s`: not if it is expected to start within this time anyway. `stop_s`: how long a job
     that is told to stop is expected to take.
@@ -40,6 +43,7 @@ class Policy:
     reservations: int = 1
     packs: frozenset[str] = frozenset()
     pack_share: float = 0.9
+    pack_jobs: int = 4
     preempts: bool = False
     preempt_points: float = 1.0
     patience_s: float = 120.0
@@ -54,6 +58,10 @@ class Policy:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is below 0.")
         if self.reservations < 1:
             raise ValueError(f"reservations: {self.reservations} keeps nothing for the next job; use 1 or more.")
+        if unknown := self.packs - {"finetune", "launch"}:
+            raise ValueError(f"packs: {', '.join(sorted(unknown))} can't share a device; use finetune or launch.")
+        if not 2 <= self.pack_jobs <= MOST_SHARING:
+            raise ValueError(f"pack_jobs: {self.pack_jobs} can't share a device; use 2 to {MOST_SHARING}.")
         if not 0 < self.pack_share <= 1:
             raise ValueError(f"pack_share: {self.pack_share!r} is not a share; use more than 0 and at most 1.")
         for team, weight in self.shares.items():

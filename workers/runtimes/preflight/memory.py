@@ -1,7 +1,7 @@
 """Free memory of each device against what was allocated to the job, and who else holds some of it.
 
-A device is allocated as a whole, so what others hold of it is missing. The need is the weights alone, which is the
-least a run takes: the planner knows the rest. Stops nobody.
+What others hold of a device is missing; of one that is shared, they may be its other runs and aren't named. The need
+is the weights alone, which is the least a run takes: the planner knows the rest. Stops nobody.
 """
 
 from pathlib import Path
@@ -19,16 +19,20 @@ OTHERS = "other processes"
 HEADROOM = 0.15
 """Share of the free memory that should be left beside the weights: the guide's inference headroom."""
 
+_SHARED = line(OTHERS, "ok", "The device is shared, so other runs may hold some of it.")
 _CGROUP = Path("/sys/fs/cgroup")
 _MOST_NAMED = 8
 
 
 def check(case: Case) -> list[Line]:
     """A line for the memory of each device, and one for the processes of others."""
+    shared = any(device.reserved_bytes is not None for device in case.order.devices)
     if case.device_kind == "cpu":
         free, total = available_memory()
-        others = in_memory()
+        others = [] if shared else in_memory()
         memory = judge(f"{NAME} (RAM)", free, total, _need(case, first=True), case.asked_bytes, others)
+        if shared:
+            return [memory, _SHARED]
         return [memory, judge_others(others, needed_free=memory.state != "ok", device_kind="cpu")]
     if case.nvml is None:
         return [line(NAME, "warn", "The devices' memory can't be read without a driver.", "See driver and CUDA.")]
@@ -41,9 +45,11 @@ def check(case: Case) -> list[Line]:
         if free_total is None:
             lines.append(line(name, "warn", "The driver tells nothing of its memory.", "Look at nvidia-smi."))
             continue
-        others = on_devices(case.nvml, [device.index])
+        others = [] if shared else on_devices(case.nvml, [device.index])
         # Weights go to the first device; the others wait for what spreads over them.
         lines.append(judge(name, *free_total, _need(case, first=at == 0), case.asked_bytes, others))
+    if shared:
+        return [*lines, _SHARED]
     needed_free = any(entry.state != "ok" for entry in lines)
     everyone = on_devices(case.nvml, [device.index for device in case.order.devices if device.index in samples])
     return [*lines, judge_others(everyone, needed_free=needed_free, device_kind="cuda")]
