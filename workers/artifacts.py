@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 from workers.afar import ArtifactDamaged, ArtifactMissing, StoreUnreachable, filesystem, patiently, reaching
 from workers.contents import files_of, measure
@@ -258,10 +258,18 @@ def _replace_afar(local: Path, place: str, allowed: Allowed) -> None:
     names = {f"{path}/{relative}" if relative else path: file for relative, file in files_of(local)}
     for name, file in names.items():
         _ask(allowed)
-        patiently(partial(fs.put_file, str(file), name))
+        patiently(partial(_put_afar, fs, file, name))
     for old in patiently(lambda: fs.find(path)):
         if old not in names:
             fs.rm_file(old)
+
+
+def _put_afar(fs: Any, file: Path, name: str) -> None:
+    try:
+        fs.put_file(str(file), name)
+    except FileNotFoundError as error:
+        # An upload in parts that the store has lost: the file is here, so another try may do.
+        raise OSError(f"the upload of {file.name} was lost ({error})") from error
 
 
 def _check_below(path: Path, roots: list[str], uri: str) -> None:

@@ -120,6 +120,23 @@ def test_what_one_node_stored_another_fetches_to_its_own_disk(stores, model, tmp
     assert not (tmp_path / "a/cache").exists()
 
 
+def test_an_upload_that_the_store_lost_is_made_again(s3_root, model, tmp_path, monkeypatch):
+    kind = fsspec.get_filesystem_class("s3")
+    put_file, lost = kind.put_file, threading.Semaphore(1)
+
+    def losing(self, *args, **kwargs):
+        if lost.acquire(blocking=False):
+            raise FileNotFoundError("The specified upload does not exist.")
+        return put_file(self, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "put_file", losing)
+    monkeypatch.setattr("workers.afar.WAITS_S", (0.01,))
+    forget_connections()
+    store = _store(s3_root, tmp_path / "a")
+    _, sha256 = store.put(model, "store://models/m")
+    assert measure(Path(store.fetch("store://models/m", sha256))) == measure(model)
+
+
 def test_one_file_comes_back_as_well(stores, model):
     size, sha256 = stores["a"].put(model / "config.json", "store://datasets/x/train.jsonl")
     fetched = Path(stores["b"].fetch("store://datasets/x/train.jsonl", sha256))
@@ -327,6 +344,19 @@ class TestTwoNodes:
         assert bench.events("started") == []
         assert bench.finished().detail.startswith(f"{field}: 'store://")
         assert not bench.finished().reason.may_retry
+
+    def test_a_dataset_in_shards_comes_whole_whatever_its_hash_is_of(self, bench, places, order, stores, tmp_path):
+        shards = tmp_path / "seed/shards"
+        shards.mkdir()
+        for number in range(3):
+            (shards / f"part-{number}.jsonl").write_text('{"text": "a"}\n' * number)
+        stores["a"].put(shards, "store://datasets/shards")
+        changed = order()
+        dataset = changed.dataset.model_copy(update={"train_uri": "store://datasets/shards", "sha256": "0" * 64})
+        assert bench.run("train", changed.model_copy(update={"dataset": dataset}), places["b"]) is Reason.COMPLETED
+        (written,) = (tmp_path / "b/runs").glob("*/order.json")
+        local = Order.model_validate_json(written.read_text())
+        assert measure(Path(local.dataset.train_uri)) == measure(shards)
 
     def test_a_checkpoint_that_is_damaged_is_left_out(self, bench, places, order, stores, model):
         stores["a"].put(model, "store://jobs/1/checkpoints/step-4")
