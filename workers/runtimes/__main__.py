@@ -5,6 +5,7 @@ reasons and SIGTERM into an orderly end. Doesn't know what the runtimes do.
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -56,6 +57,9 @@ def explain(error: Exception) -> RunFailed:
         return RunFailed(Reason.OUT_OF_MEMORY, text.splitlines()[0])
     if isinstance(error, FileNotFoundError):
         return RunFailed(Reason.ARTIFACT_MISSING, text)
+    # Safetensors says in words what others say by number.
+    if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in text:
+        return RunFailed(Reason.DISK_FULL, text.splitlines()[0])
     return RunFailed(Reason.CRASHED, f"{type(error).__name__}: {text.splitlines()[0]}")
 
 

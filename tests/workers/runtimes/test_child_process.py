@@ -98,6 +98,16 @@ def test_running_out_of_host_memory_has_its_own_reason() -> None:
     assert explain(raised.value).reason == Reason.OUT_OF_MEMORY
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")],
+    ids=["system", "safetensors"],
+)
+def test_a_full_disk_has_a_reason_of_its_own(error: Exception) -> None:
+    assert explain(error).reason == Reason.DISK_FULL
+    assert "No space left on device" in explain(error).detail
+
+
 def test_any_other_error_is_a_crash_with_its_message() -> None:
     failed = explain(ZeroDivisionError("division by zero"))
     assert (failed.reason, failed.detail) == (Reason.CRASHED, "ZeroDivisionError: division by zero")
