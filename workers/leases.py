@@ -121,14 +121,18 @@ class Lease:
         self._lease_s = lease_s
         self._clock = clock or Clock()
         self._pause = pause
-        self._read_at = self._clock.now()
-        self._lock = threading.Lock()
+        self._age_s = 0.0
+        self._looked_at = self._clock.now()
+        self._lock, self._age_lock = threading.Lock(), threading.Lock()
 
     @property
     def age_s(self) -> float:
-        """Since the last reading, by whichever clock says more."""
-        monotonic, wall = self._clock.now()
-        return max(monotonic - self._read_at[0], wall - self._read_at[1])
+        """Since the last reading, look by look, by whichever clock says more: one that goes back takes nothing off."""
+        with self._age_lock:
+            monotonic, wall = self._clock.now()
+            self._age_s += max(monotonic - self._looked_at[0], wall - self._looked_at[1], 0)
+            self._looked_at = monotonic, wall
+            return self._age_s
 
     @property
     def due(self) -> bool:
@@ -147,7 +151,7 @@ class Lease:
                 return Standing.LOST
             if not self._bound:
                 return Standing.HELD
-            began = self._clock.now()
+            before = self.age_s
             try:
                 page = self._book.read(self._job)
                 if page.whole and page.holder is None:
@@ -159,7 +163,8 @@ class Lease:
                 log.warning("The lease of job %d attempt %s is %s.", self._job, self._mine.split(":")[0], _whose(page))
                 self.lost.set()
                 return Standing.LOST
-            self._read_at = began
+            with self._age_lock:
+                self._age_s -= before
             return Standing.HELD if page.whole else Standing.UNKNOWN
 
     def may_store(self, give_up: Callable[[], bool]) -> bool:
