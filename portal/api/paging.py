@@ -23,4 +23,6 @@ class Page(Schema, Generic[Item]):
 
 def page(rows: QuerySet[Row], limit: int, offset: int, shape: Callable[[Row], Any] = lambda row: row) -> dict[str, Any]:
     """The items of one page, each through `shape`, and the count of all."""
-    return {"items": [shape(row) for row in rows[offset : offset + limit]], "count": rows.count()}
+    found = list(rows[offset : offset + limit])
+    whole = len(found) < limit and (found or not offset)  # then the page itself says how many there are
+    return {"items": [shape(row) for row in found], "count": offset + len(found) if whole else rows.count()}

@@ -2,7 +2,8 @@
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -23,7 +24,7 @@ def job_list(request: SignedInRequest) -> HttpResponse:
     chosen = {key: request.GET.get(key, "").strip() for key in ("status", "kind", "search")}
     if chosen["status"] not in ("live", *Status):
         chosen["status"] = ""
-    page = Paginator(selectors.jobs(**chosen), PAGE_SIZE).get_page(request.GET.get("page"))
+    page = _page(selectors.jobs(**chosen), request.GET.get("page", ""))
     query = request.GET.copy()
     query.pop("page", None)
     return render(
@@ -31,6 +32,20 @@ def job_list(request: SignedInRequest) -> HttpResponse:
         "jobs/list.html",
         {"page": page, "chosen": chosen, "statuses": list(Status), "kinds": list(SPECS), "query": query.urlencode()},
     )
+
+
+def _page(rows: QuerySet[Job], number: str) -> Page[Job]:
+    """One page, the first for a number that is none. Jobs are counted only where the rows of the page don't tell how
+    many there are: a search looks at all of them."""
+    pages = Paginator(rows, PAGE_SIZE)
+    wanted = int(number) if number.isdecimal() and 0 < len(number) < 9 else 1
+    start = max(wanted - 1, 0) * PAGE_SIZE
+    found = list(rows[start : start + PAGE_SIZE + 1])
+    if wanted < 1 or (start and not found):
+        return pages.get_page(number)
+    if len(found) <= PAGE_SIZE:
+        pages.count = start + len(found)
+    return Page(found[:PAGE_SIZE], wanted, pages)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -3,6 +3,7 @@
 Writes nothing. Knows nothing of the stream; what is not ingested yet is not here.
 """
 
+from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from portal.jobs.lifecycle import FINAL, Status
 from portal.jobs.models import Allocation, Attempt, Job
 from portal.jobs.selectors import current_attempt
 from portal.serving.models import Endpoint
+from portal.telemetry import points
 from portal.telemetry.cursor import START, Cursor
 from portal.telemetry.downsample import Point, min_max
 from portal.telemetry.models import AttemptEvent, LogLine, MetricPoint
@@ -48,18 +50,18 @@ def metrics(
         rows = rows.filter(name__in=names)
     if attempt is not None:
         rows = rows.filter(attempt__number=attempt)
-    series: dict[str, list[tuple[int, int, int | None, float, float]]] = {}
-    columns = ("name", "attempt__number", "seq", "step", "at", "value")
-    for name, *point in rows.order_by("attempt__number", "seq").values_list(*columns):
-        series.setdefault(name, []).append(tuple(point))
+    series: dict[str, list[points.Row]] = defaultdict(list)
+    for row in points.rows(rows):
+        series[row[0]].append(row)
     limit = max(4, min(max_points, MAX_POINTS))
-    return {name: _thinned(points, limit) for name, points in series.items()}
+    return {name: _thinned(of_one, limit) for name, of_one in series.items()}
 
 
-def _thinned(points: list[tuple[int, int, int | None, float, float]], limit: int) -> list[Point]:
-    kept = (points[place] for place in min_max([point[-1] for point in points], limit))
+def _thinned(rows: list[points.Row], limit: int) -> list[Point]:
+    kept = (rows[place] for place in min_max([row[-1] for row in rows], limit))
     return [
-        {"attempt": number, "seq": seq, "step": step, "at": at, "value": value} for number, seq, step, at, value in kept
+        {"attempt": number, "seq": seq, "step": step, "at": at, "value": value}
+        for _, number, seq, step, at, value in kept
     ]
 
 
@@ -91,9 +93,9 @@ def events(job: Job, *, since: Cursor | None = None, limit: int = 1000) -> list[
     """Stored events of every kind after `since`, in order of (attempt, seq), at most `limit`."""
     after = _after(since or START)
     found: dict[tuple[int, int], dict[str, Any]] = {}
-    points = MetricPoint.objects.filter(after, attempt__job=job).order_by("attempt__number", "seq", "name")
+    values = MetricPoint.objects.filter(after, attempt__job=job).order_by("attempt__number", "seq", "name")
     columns = ("attempt__number", "seq", "step", "at", "name", "value")
-    for number, seq, step, at, name, value in points.values_list(*columns).iterator(2000):
+    for number, seq, step, at, name, value in values.values_list(*columns).iterator(2000):
         key = (number, seq)
         if key not in found and len(found) >= limit:
             break

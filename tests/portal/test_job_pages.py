@@ -4,7 +4,9 @@ import json
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from portal.jobs.models import Job
@@ -60,6 +62,16 @@ def test_a_long_list_has_pages(client: Client) -> None:
     assert "1–25 of 61" in first
     assert "Older" in first
     assert "job 0" in text(client.get("/jobs/?page=3"))
+
+
+def test_a_search_that_finds_a_page_of_jobs_looks_through_them_once(client: Client) -> None:
+    """Counting would be a second look at every name there is."""
+    make.make_job(name="the one")
+    make.make_job(name="another")
+    with CaptureQueriesContext(connection) as seen:
+        found = text(client.get("/jobs/?search=the+one"))
+    assert "the one" in found
+    assert not any("COUNT(" in query["sql"] for query in seen.captured_queries if "jobs_job" in query["sql"])
 
 
 def form_values(**changes: str) -> dict[str, str]:

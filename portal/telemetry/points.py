@@ -1,0 +1,31 @@
+"""Points of series as plain rows, as fast as the database gives them: a long run has tens of thousands.
+
+Knows nothing of jobs, nor of what is done with the rows.
+"""
+
+from typing import Any
+
+import psycopg
+from django.db import connection
+from django.db.models import QuerySet
+
+from portal.telemetry.models import MetricPoint
+
+Row = tuple[str, int, int, int | None, float, float]
+"""(name, attempt, seq, step, at, value)"""
+
+COLUMNS = ("name", "attempt__number", "seq", "step", "at", "value")
+
+
+def rows(points: QuerySet[MetricPoint]) -> list[Row]:
+    """Their rows, in order of (attempt, seq)."""
+    asked = points.order_by("attempt__number", "seq").values_list(*COLUMNS)
+    if connection.vendor != "postgresql":
+        return list(asked)
+    # Django's cursor has every number written out and parsed again, which takes three times as long.
+    connection.ensure_connection()
+    sql, params = asked.query.sql_with_params()
+    session: Any = connection.connection
+    with connection.wrap_database_errors, psycopg.Cursor(session) as cursor:
+        found: list[Row] = cursor.execute(sql, params, binary=True).fetchall()
+    return found
