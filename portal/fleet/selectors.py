@@ -24,6 +24,11 @@ def is_online(node: Node, now: datetime | None = None) -> bool:
     return node.last_seen_at is not None and node.last_seen_at > online_since(now or timezone.now())
 
 
+def disk_is_nearly_full(node: Node) -> bool:
+    """Whether its disk has less free than LIFTOFF_MIN_DISK_GIB, so that nothing new may start there."""
+    return bool(node.ram_bytes) and node.disk_free_bytes < settings.LIFTOFF_MIN_DISK_GIB * 2**30
+
+
 def latest_events(node: Node, limit: int = 20) -> list[NodeEvent]:
     """What happened to the node lately, the newest first."""
     return list(node.events.order_by("-id")[:limit])

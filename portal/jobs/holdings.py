@@ -10,12 +10,14 @@ from datetime import datetime
 
 from portal.accounts.selectors import teams
 from portal.fleet.models import Accelerator, Node
-from portal.fleet.selectors import is_online
+from portal.fleet.selectors import disk_is_nearly_full, is_online
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Allocation
 from portal.jobs.queue import waiting_of
-from portal.jobs.scheduler import FleetNode, FreeDevice, Held
+from portal.jobs.scheduler import GIB, FleetNode, FreeDevice, Held
 from workers.contract.spec import JOB_SPEC, FinetuneSpec
+
+NODE_COLUMNS = ("name", "state", "labels", "last_seen_at", "ram_bytes", "disk_free_bytes")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,13 @@ def fleet(held: Iterable[Holding], now: datetime) -> list[FleetNode]:
             node.state == Node.State.DRAINING,
             node.labels,
             tuple(devices[node.pk]),
+            _closed(node),
         )
-        for node in Node.objects.only("name", "state", "labels", "last_seen_at").order_by("name")
+        for node in Node.objects.only(*NODE_COLUMNS).order_by("name")
     ]
+
+
+def _closed(node: Node) -> str:
+    if not disk_is_nearly_full(node):
+        return ""
+    return f"its disk is nearly full, {node.disk_free_bytes / GIB:.1f} GiB free"

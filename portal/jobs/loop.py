@@ -97,7 +97,7 @@ def _look(nodes: list[FleetNode]) -> Hashable:
     """What a decision depends on of the fleet, without who holds it."""
     return tuple(
         (
-            *(node.id, node.online, node.draining, tuple(sorted(node.labels.items()))),
+            *(node.id, node.online, node.draining, node.closed, tuple(sorted(node.labels.items()))),
             *((device.id, device.memory_bytes) for device in node.devices),
         )
         for node in nodes

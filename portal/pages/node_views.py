@@ -57,6 +57,11 @@ class ShownNode:
         return sum(not device.holders for device in self.devices)
 
     @property
+    def disk_is_nearly_full(self) -> bool:
+        """Whether nothing new starts on it for that."""
+        return selectors.disk_is_nearly_full(self.node)
+
+    @property
     def word(self) -> str:
         """The state as one word."""
         if not self.online:

@@ -64,8 +64,8 @@ def decide(
     """One Placement or Wait for every waiting job, by effective priority; Wait positions count from 1 in that order.
 
     `queue`: jobs that may start now, in any order, each number once. Leave out one whose back-off isn't over.
-    `fleet`: every node, also those offline or draining (they are named in reasons), with its present devices and all
-    who hold them; a job that was told to stop still holds its devices and says so (Held.stopping).
+    `fleet`: every node, also those offline, draining or closed (they are named in reasons), with its present devices
+    and all who hold them; a job that was told to stop still holds its devices and says so (Held.stopping).
     `policy`: what to weigh how; without one, nobody is preempted and no device is shared.
     `usage`: team → decayed device-seconds up to now, those of running jobs included; portal.jobs.scheduler.share counts
     them. A team that isn't named has used nothing.

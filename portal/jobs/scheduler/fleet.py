@@ -66,7 +66,10 @@ class FreeDevice:
 
 @dataclass(frozen=True)
 class FleetNode:
-    """A node as the scheduler sees it. One that is offline or draining takes nothing new."""
+    """A node as the scheduler sees it. One that is offline or draining takes nothing new.
+
+    `closed`: why it doesn't for another reason, in words that go on after its name; '' where there is none.
+    """
 
     id: int
     name: str
@@ -74,3 +77,9 @@ class FleetNode:
     draining: bool
     labels: dict[str, str] = field(default_factory=dict)
     devices: tuple[FreeDevice, ...] = ()
+    closed: str = ""
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether anything new may start on it."""
+        return self.online and not self.draining and not self.closed

@@ -176,7 +176,7 @@ class Pools:
         self.policy = policy
         self._thresholds = sorted({job.resources.min_memory_gib for job in queue})
         keys = {key for job in queue for key in (*job.resources.labels, *job.preferred)}
-        usable = sorted((n for n in fleet if n.online and not n.draining), key=lambda n: (n.name, n.id))
+        usable = sorted((n for n in fleet if n.takes_jobs), key=lambda n: (n.name, n.id))
         self.nodes = [NodeState(node, order, policy) for order, node in enumerate(usable)]
         self.kept: dict[int, NodeState] = {}
         """Nodes some device of which is kept for a waiting job."""

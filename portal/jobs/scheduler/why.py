@@ -143,6 +143,8 @@ def refusal(node: FleetNode, wanted: Resources) -> str | None:
         return "it is offline"
     if node.draining:
         return "it is draining"
+    if node.closed:
+        return node.closed
     floor = wanted.min_memory_gib * GIB
     kinds = [d for d in node.devices if wanted.device_kind in ("any", d.kind) and d.memory_bytes >= floor]
     if len(kinds) < wanted.devices:
