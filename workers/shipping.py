@@ -21,7 +21,7 @@ LINGER_S = 0.075
 """Events of this span travel together."""
 
 FIRST_RETRY_S = 0.2
-LONGEST_RETRY_S = 5.0
+LONGEST_RETRY_S = 2.0
 
 
 class Shipper:

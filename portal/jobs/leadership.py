@@ -1,7 +1,8 @@
 """Which of several controllers leads: a row in the database that the leader renews and another takes when it lapses.
 
 No two clocks are compared. A leader counts itself as such for less time after a renewal, by its own monotonic clock,
-than another watches the row stand still before taking it. Does not know what a leader does.
+than another watches the row stand still before taking it; whose process has ended on this very machine is followed at
+once. Does not know what a leader does.
 """
 
 import logging
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from django.db import Error, IntegrityError, close_old_connections
 from django.utils import timezone
@@ -44,7 +46,7 @@ class Candidate:
         now: Callable[[], datetime] = timezone.now,
     ) -> None:
         """`clock`: monotonic seconds; `now`: the time written in the row."""
-        self.holder = holder or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.holder = holder or f"{_here()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._role = role
         self._clock = clock
         self._now = now
@@ -116,7 +118,7 @@ class Candidate:
     def _free(self, row: Row, began: float) -> bool:
         holder, until, _ = row
         stood_still = began - self._seen_at >= LAPSE_S
-        return not holder or stood_still or until < self._now() - timedelta(seconds=LONG_GONE_S)
+        return not holder or stood_still or _has_ended(holder) or until < self._now() - timedelta(seconds=LONG_GONE_S)
 
     def _take(self, row: Row) -> bool:
         holder, until, term = row
@@ -130,3 +132,26 @@ class Candidate:
         except IntegrityError:
             return False
         return True
+
+
+def _here() -> str:
+    """Names the processes among which a number means this one: the host, since it was booted, and its container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return f"{socket.gethostname()}/{secrets.token_hex(4)}"  # nobody else's
+
+
+def _has_ended(holder: str) -> bool:
+    """Whether the holder was a process of this machine that is no more. False when that can't be told."""
+    here, _, process = holder.rpartition(":")[0].rpartition(":")
+    if here != _here() or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

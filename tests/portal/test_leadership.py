@@ -1,5 +1,8 @@
 """Several controllers, one leader: by turns, never two at once, and another within ten seconds."""
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -71,6 +74,21 @@ def test_one_that_stops_in_order_is_followed_at_once() -> None:
     first.resign()
     assert not first.leads
     assert second.step()
+
+
+def test_one_whose_process_ended_on_this_machine_is_followed_at_once() -> None:
+    time = Time()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mine = Candidate(clock=time.clock, now=time.now)
+    first = candidate(time, mine.holder.replace(f":{os.getpid()}:", f":{child.pid}:"))
+    elsewhere = candidate(time, f"elsewhere:{2**22 + 1}:1")
+    assert first.step()
+    assert not mine.step()
+    child.communicate()
+    assert mine.step()
+    mine.resign()
+    assert elsewhere.step()
+    assert not mine.step(), "whether a process of another machine lives can't be seen from here"
 
 
 def test_a_leader_that_slept_knows_at_once_that_it_leads_no_more() -> None:
