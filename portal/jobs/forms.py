@@ -57,6 +57,7 @@ HINTS = dict.fromkeys(LABELS, "Write key=value, with commas between.")
 GROUPS = {
     "": "More settings",
     "lora": "LoRA",
+    "data": "Data",
     "deepspeed": "DeepSpeed",
     "resources": "Where it runs",
     "retry": "When it fails",

@@ -12,6 +12,7 @@ from workers.contract.errors import from_pydantic
 from workers.contract.spec import (
     JOB_SPEC,
     SPEC_VERSION,
+    DataSettings,
     DeepSpeedSettings,
     FinetuneSpec,
     LaunchSpec,
@@ -36,7 +37,16 @@ ORDER = {
     "devices": [{"kind": "cuda", "index": 0}],
     "result_uri": "store://jobs/7-1",
 }
-FORM_MODELS = [FinetuneSpec, LaunchSpec, PreflightSpec, LoraSettings, DeepSpeedSettings, Resources, RetryPolicy]
+FORM_MODELS = [
+    FinetuneSpec,
+    LaunchSpec,
+    PreflightSpec,
+    LoraSettings,
+    DataSettings,
+    DeepSpeedSettings,
+    Resources,
+    RetryPolicy,
+]
 NOT_ASKED = {"kind", "spec_version"}
 
 

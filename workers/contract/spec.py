@@ -95,6 +95,34 @@ class LoraSettings(Contract):
     )
 
 
+class DataSettings(Contract):
+    """How the training split is read and put into batches."""
+
+    streaming: Literal["auto", "on", "off"] = Field(
+        "auto",
+        title="Streaming",
+        description="Read the data while training, not into memory before; auto: when it is larger than 256 MiB.",
+    )
+    workers: int = Field(
+        4,
+        ge=0,
+        le=64,
+        title="Data workers",
+        description="Processes that read streamed data for each device, never more than the cores allow; "
+        "the order of the samples depends on this number.",
+    )
+    shuffle_buffer: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        title="Shuffle buffer",
+        description="Streamed rows that a worker shuffles, sorts or packs at a time; 1 keeps their order.",
+    )
+    batching: Literal["shuffled", "by_length"] = Field(
+        "shuffled", title="Batching", description="by_length: samples of like length together, so less is padding."
+    )
+
+
 class DeepSpeedSettings(Contract):
     """ZeRO (Rajbhandari et al. 2020) settings for DeepSpeed."""
 
@@ -161,7 +189,11 @@ class FinetuneSpec(Contract):
     gradient_checkpointing: bool = Field(
         False, title="Gradient checkpointing", description="Recompute activations: less memory, about a third slower."
     )
-    packing: bool = Field(False, title="Packing", description="Fill each sequence with several samples.")
+    packing: bool = Field(
+        False,
+        title="Packing",
+        description="Fill each sequence with several samples, none of which sees the others.",
+    )
     seed: int = Field(42, ge=0, le=2**32 - 1, title="Seed")
     log_every: int = Field(1, ge=1, le=10_000, title="Log every", description="Optimizer steps between metric points.")
     evaluate: bool = Field(True, title="Evaluate before and after", description="On the held-out test split.")
@@ -180,6 +212,7 @@ class FinetuneSpec(Contract):
     )
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
     lora: LoraSettings = Field(default_factory=LoraSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
     deepspeed: DeepSpeedSettings | None = Field(None, title="DeepSpeed", description="Absent: the plain trainer.")
     resources: Resources = Field(default_factory=Resources)
 

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.workers.runtimes.conftest import write_rows
 from workers.contract.spec import DatasetInput
 from workers.runtimes.base import RunFailed
-from workers.runtimes.finetune.samples import UNTRAINED, Sample, make_sample, make_samples, read_rows
+from workers.runtimes.finetune.samples import UNTRAINED, Sample, make_sample, make_samples
 
 END = "<|im_end|>"
 
@@ -128,10 +127,3 @@ def test_a_row_that_does_not_fit_is_named(tokenizer: Any, format: str, row: dict
     good = {"text": "fine", "messages": CONVERSATION}
     with pytest.raises(RunFailed, match=complaint):
         make_samples([good, row], dataset(format), tokenizer, 100)
-
-
-def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "train.jsonl", [{"text": "fine"}])
-    path.write_text(path.read_text() + "{oops\n")
-    with pytest.raises(RunFailed, match=r"line 2 of train\.jsonl is not JSON"):
-        read_rows(path)

@@ -87,6 +87,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self._narrator.tokens = self._progress["tokens"]
         self._earlier_s = self._progress["seconds"]
         self._saved_step = given.step
+        if self._trainer.feed and self._progress.get("data"):
+            self._trainer.feed.go_on(self._progress["data"])
         return folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -168,6 +170,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
 
     def _write_progress(self, folder: Path) -> None:
         trainer = self._trainer
+        data = trainer.feed.state() if trainer.feed else None
         pending = trainer.accelerator.gather(trainer._tr_loss.detach()).mean()
         if not self._run.leads:
             return
@@ -179,6 +182,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             "losses": [self._narrator.losses[0], self._narrator.losses[-1]],
             "seconds": round(self.seconds, 3),
             "results": self._results,
+            "data": data,
         }
         (folder / PROGRESS_FILE).write_text(json.dumps(progress))
 

@@ -5,23 +5,27 @@ Knows nothing of who ordered it. Of several processes each follows it, one a dev
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, set_seed
 
 from workers.contract.measured import MEASURED
-from workers.runtimes.base import STOPPED_EXIT, Pace, Run, invalid, local_path
+from workers.runtimes.base import STOPPED_EXIT, Pace, Run, invalid
 from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import Score, evaluate
+from workers.runtimes.finetune.feed import Feed, Rank, is_streamed
 from workers.runtimes.finetune.manifest import write_manifest
-from workers.runtimes.finetune.samples import Sample, make_samples, read_rows
+from workers.runtimes.finetune.packing import collate, packed
+from workers.runtimes.finetune.samples import Sample, make_samples
+from workers.runtimes.finetune.shards import find_shards, read_rows
 from workers.runtimes.finetune.trained import choose_trained, write_trained
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, trainer_settings
 from workers.runtimes.finetune.zero import deepspeed_config, prepare_deepspeed, whole_parameters
 from workers.runtimes.measuring import Meter
 from workers.runtimes.models import check_context, choose_dtype, load_config, load_model
-from workers.runtimes.team import world_size
+from workers.runtimes.team import rank, world_size
 
 ADAPTER_DIR, MODEL_DIR = "adapter", "model"
 DS_CONFIG_FILE = "ds_config.json"
@@ -32,10 +36,12 @@ def finetune(run: Run) -> None:
     output/ds_config.json."""
     spec, dataset = run.finetune_spec, run.dataset
     dtype = choose_dtype(spec.precision, run.device_kind)
-    train_rows = read_rows(local_path(dataset.train_uri, "dataset.train_uri"))
+    shards = find_shards(dataset.train_uri, field="dataset.train_uri")
+    streamed = is_streamed(spec, shards)
+    train_rows = [] if streamed else read_rows(shards)
     test_rows = []
     if spec.evaluate and dataset.test_uri:
-        test_rows = read_rows(local_path(dataset.test_uri, "dataset.test_uri"), spec.eval_limit)
+        test_rows = read_rows(find_shards(dataset.test_uri, field="dataset.test_uri"), spec.eval_limit)
     check_context(spec.context_length, load_config(run.model))
     set_seed(spec.seed)
 
@@ -61,11 +67,17 @@ def finetune(run: Run) -> None:
         meter,
         model=model,
         args=settings,
-        train_dataset=as_dataset(train),
+        train_dataset=as_dataset(packed(train, spec.context_length) if spec.packing else train),
         processing_class=tokenizer,
         peft_config=choose_trained(spec, model),
         callbacks=[narrator],
     )
+    if spec.packing:
+        trainer.data_collator = partial(collate, pad_id=tokenizer.pad_token_id or 0)
+    if streamed:
+        run.phase("counting rows")
+        mine = Rank(rank(), world_size())
+        trainer.read_from(Feed(spec, shards, dataset, tokenizer, trainer.data_collator, mine))
     trainer.remove_callback(PrinterCallback)  # the narrator says the same, in events
     results: Results = {}
     saver = Saver(run, trainer, narrator, results, zero_3)
@@ -117,8 +129,9 @@ def finetune(run: Run) -> None:
         if world_size() == 1:  # of several, each may be elsewhere: the last checkpoint counts
             saver.save()
         raise
+    rows = trainer.feed.reading.rows if trainer.feed else len(train)
     if run.leads:
-        write_manifest(run, str(dtype).removeprefix("torch."), len(train), ds_config, results)
+        write_manifest(run, str(dtype).removeprefix("torch."), rows, ds_config, results)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -4,11 +4,9 @@ A row is rendered to text whose trained stretches are known, then tokenized once
 it overlaps a trained stretch. Knows nothing of trainers.
 """
 
-import json
 import os.path
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from workers.contract.prompts import label_instruction, label_messages
@@ -41,38 +39,25 @@ class Sample:
     answer: str | None = None
 
 
-def read_rows(path: Path, limit: int | None = None) -> list[Row]:
-    """Rows of a JSON lines file, the first `limit` of them. Raises RunFailed naming the line that is no object."""
-    rows: list[Row] = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if limit is not None and len(rows) >= limit:
-                break
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise invalid(f"dataset: line {number} of {path.name} is not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise invalid(f"dataset: line {number} of {path.name} is not a JSON object.")
-            rows.append(row)
-    if not rows:
-        raise invalid(f"dataset: {path.name} has no rows.")
-    return rows
-
-
 def make_samples(rows: list[Row], dataset: DatasetInput, tokenizer: Any, context_length: int) -> list[Sample]:
     """One sample a row. Raises RunFailed(invalid_input) naming the first row that doesn't fit the dataset's format."""
-    samples = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            samples.append(make_sample(row, dataset, tokenizer, context_length))
-        except KeyError as error:
-            raise invalid(f"dataset: row {number} has no {error}, which format {dataset.format} needs.") from error
-        except RunFailed as error:
-            raise RunFailed(error.reason, f"dataset: row {number}: {error.detail}") from error
-    return samples
+    return [
+        sample_at(row, f"row {number}", dataset, tokenizer, context_length) for number, row in enumerate(rows, start=1)
+    ]
+
+
+def sample_at(row: Row, where: str, dataset: DatasetInput, tokenizer: Any, context_length: int) -> Sample:
+    """As `make_sample`; a refusal says that it is about the row `where`."""
+    try:
+        return make_sample(
+            {key: value for key, value in row.items() if value is not None}, dataset, tokenizer, context_length
+        )
+    except KeyError as error:
+        raise invalid(f"dataset: {where} has no {error}, which format {dataset.format} needs.") from error
+    except (TypeError, AttributeError) as error:
+        raise invalid(f"dataset: {where} is not as format {dataset.format} needs it ({error}).") from error
+    except RunFailed as error:
+        raise RunFailed(error.reason, f"dataset: {where}: {error.detail}") from error
 
 
 def make_sample(row: Row, dataset: DatasetInput, tokenizer: Any, context_length: int) -> Sample:
@@ -83,6 +68,7 @@ def make_sample(row: Row, dataset: DatasetInput, tokenizer: Any, context_length:
         "".join(piece.text for piece in pieces),
         add_special_tokens=not has_template(tokenizer) or dataset.format == "text",
         return_offsets_mapping=True,
+        verbose=False,  # what is longer than the model's context is cut below
     )
     spans = list(_trained_spans(pieces, tokenizer.eos_token or ""))
     labels = [

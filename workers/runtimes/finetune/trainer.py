@@ -5,6 +5,7 @@ Knows nothing of files, evaluation or manifests.
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from trl import SFTConfig, SFTTrainer
 from workers.contract.reasons import Reason
 from workers.contract.spec import FinetuneSpec
 from workers.runtimes.base import Pace, Run, RunFailed
+from workers.runtimes.finetune.feed import Feed
+from workers.runtimes.finetune.lengths import LengthSampler
+from workers.runtimes.finetune.packing import Item, as_example
 from workers.runtimes.finetune.samples import Sample
 from workers.runtimes.finetune.zero import WAIT_S
 from workers.runtimes.measuring import Meter
@@ -31,10 +35,35 @@ class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untype
     def __init__(self, meter: Meter, **options: Any) -> None:
         super().__init__(**options)
         self._meter = meter
+        self.feed: Feed | None = None
+        self._total_train_tokens: int
+
+    def read_from(self, feed: Feed) -> None:
+        """Train on what the feed gives instead of the dataset."""
+        self.feed = feed
+        self.args.max_steps = feed.steps
+        self.args.ignore_data_skip = True  # it goes on by itself
+
+    def get_train_dataloader(self) -> Any:
+        return self.feed or super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        # The library's own is another after a checkpoint: it draws from the generator that the model draws from.
+        return LengthSampler(
+            lengths, self.args.train_batch_size, self.args.data_seed, lambda: int(self.state.epoch or 0)
+        )
 
     def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
         self._meter.saw(inputs["input_ids"].numel(), self.args.per_device_train_batch_size)
+        packed, before = inputs.pop("tokens", None), self._total_train_tokens
         loss: torch.Tensor = super().training_step(model, inputs, *arguments, **options)
+        if packed is not None:  # the library counts one sequence of a batch that has no attention mask
+            tokens = self.accelerator.gather_for_metrics(packed.to(self.args.device)).sum().item()
+            self._total_train_tokens = before + tokens
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         if not torch.isfinite(loss):
             raise RunFailed(
                 Reason.NAN_LOSS,
@@ -80,9 +109,11 @@ class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self.steps = self._begun_at = state.global_step
         self._run.progress(state.global_step, state.max_steps, "steps")
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         self._meter.step()
         self.steps = state.global_step
+        if isinstance(train_dataloader, Feed):
+            state.epoch = train_dataloader.epoch
         eta_s = self._pace.eta_s(state.global_step - self._begun_at, state.max_steps - self._begun_at)
         self._run.progress(state.global_step, state.max_steps, "steps", eta_s)
 
@@ -112,7 +143,8 @@ def trainer_settings(
         per_device_train_batch_size=spec.micro_batch,
         gradient_accumulation_steps=spec.gradient_accumulation,
         max_length=spec.context_length,
-        packing=spec.packing,
+        train_sampling_strategy="group_by_length" if spec.data.batching == "by_length" else "random",
+        dataset_kwargs={"skip_prepare_dataset": True},
         learning_rate=spec.learning_rate,
         lr_scheduler_type=SCHEDULES[spec.schedule],
         warmup_steps=spec.warmup_ratio,  # below 1 the trainer reads it as a share of the steps
@@ -141,8 +173,7 @@ def trainer_settings(
     )
 
 
-def as_dataset(samples: list[Sample]) -> Dataset:
-    """Samples as the trainer takes them: token ids with their labels."""
-    return Dataset.from_dict(
-        {"input_ids": [sample.input_ids for sample in samples], "labels": [sample.labels for sample in samples]}
-    )
+def as_dataset(items: Sequence[Item]) -> Dataset:
+    """Samples, or packs of them, as the trainer takes them; a stand-in where there are none, for a feed gives them."""
+    examples = [as_example(item) for item in items] or [as_example(Sample([0], [0], []))]
+    return Dataset.from_dict({name: [example[name] for example in examples] for name in examples[0]})
