@@ -25,7 +25,7 @@ SPECS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchS
 NOT_ASKED = ("kind", "spec_version")
 FIRST: dict[str, tuple[str, ...]] = {
     "finetune": (
-        "model", "dataset", "name", "adapter", "epochs", "max_steps", "micro_batch", "gradient_accumulation",
+        "model", "dataset", "method", "name", "adapter", "epochs", "max_steps", "micro_batch", "gradient_accumulation",
         "context_length", "learning_rate", "lora__rank", "lora__alpha",
     ),
     "launch": ("model", "adapter", "name", "quantization", "context_length", "max_tokens", "temperature", "top_p"),
