@@ -13,7 +13,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.jobs import dispatch, states
+from portal.jobs import bell, dispatch, states
 from portal.jobs.checks import look_up
 from portal.jobs.claims import allocate, allocate_all
 from portal.jobs.ending import fail_queued, finish
@@ -62,6 +62,7 @@ def submit(
             )
             Transition.objects.create(job=job, new=Status.QUEUED, note=f"Submitted by {user.get_username()}.")
             audit(user, "submit job", f"job #{job.pk}", job.name)
+            transaction.on_commit(bell.ring)
             job_changed(job.pk)
     except IntegrityError:
         # The same key, at the same moment: the other request won.

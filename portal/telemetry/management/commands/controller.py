@@ -6,12 +6,13 @@ Several may run; the others stand by until the leader is gone.
 import logging
 import signal
 import threading
+import time
 from typing import Any
 
 from django.core.management.base import BaseCommand
 from django.db import close_old_connections
 
-from portal.jobs import loop
+from portal.jobs import bell, loop
 from portal.jobs.leadership import Candidate
 from portal.jobs.leases import Hearing
 from portal.telemetry.ingest import Ingest
@@ -20,7 +21,10 @@ from portal.telemetry.upkeep import upkeep
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
-UPKEEP_EVERY = 4
+"""A round comes this often, or when somebody rings."""
+PAUSE_S = 0.02
+"""However often somebody rings."""
+UPKEEP_S = 1.0
 
 
 class Command(BaseCommand):
@@ -40,20 +44,21 @@ class Command(BaseCommand):
         for thread in threads:
             thread.start()
         log.info("controller runs")
-        rounds = 0
-        while not stop.wait(TICK_S):
+        upkeep_at = 0.0
+        while not (bell.wait(stop, TICK_S) if candidate.leads else stop.wait(TICK_S)):
             if not candidate.leads:
-                rounds, scheduling = 0, loop.Rounds()
+                upkeep_at, scheduling = 0.0, loop.Rounds()
                 continue
             close_old_connections()
             try:
-                if rounds % UPKEEP_EVERY == 0:
+                if (now := time.monotonic()) >= upkeep_at:
+                    upkeep_at = now + UPKEEP_S
                     upkeep(candidate.term, hearing)
                 scheduling.tick()
             except Exception:  # a round that fails is tried again; the log has why
                 log.exception("scheduling round failed")
                 stop.wait(1.0)
-            rounds += 1
+            stop.wait(PAUSE_S)
         for thread in threads:
             thread.join()
         log.info("controller stopped")
