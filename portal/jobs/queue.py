@@ -3,7 +3,9 @@
 What one round reads and writes grows with what changed, not with the queue. Does not decide anything (scheduler).
 """
 
+import time
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,10 +14,10 @@ from django.db.models import Count, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 
 from portal.accounts.selectors import teams
+from portal.jobs.forecasts import Forecasts, device_kinds
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
 from portal.jobs.notify import jobs_changed
-from portal.jobs.packing import device_kinds, planned_bytes
 from portal.jobs.scheduler import Wait, Waiting
 from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightSpec, Resources
 
@@ -29,9 +31,11 @@ Key = tuple[int, datetime]
 Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
 _waiting: dict[Key, Waiting] = {}
-"""Waiting jobs, their specs parsed and planned once."""
-_planned_for: list[Hashable] = [None]
-"""The devices that they were planned for."""
+"""Waiting jobs, their specs parsed once."""
+_unplanned: dict[Key, Spec] = {}
+"""Those of them that no forecast was asked for yet."""
+FORECAST_S = 0.02
+"""Time for forecasts in one round; jobs that are alike have theirs at once."""
 
 
 class Told(NamedTuple):
@@ -67,21 +71,43 @@ def read(now: datetime) -> list[Waiting]:
     rows = list(_due(now).order_by("pk").values_list("pk", since, "owner_id"))
     team = teams(owner for _, _, owner in rows) if rows else {}
     keys = {(pk, at): team[owner] for pk, at, owner in rows}
-    if (kinds := device_kinds()) != _planned_for[0]:
-        _planned_for[0] = kinds
-        _waiting.clear()
+    forecasts = _forecasts(device_kinds()) if rows else None
     for key in _waiting.keys() - keys.keys():
         del _waiting[key]
+        _unplanned.pop(key, None)
     _make({key for key in keys if key not in _waiting or _waiting[key].team != keys[key]}, keys)
+    if forecasts is not None:
+        _foresee(forecasts)
     return [_waiting[key] for key in keys]
+
+
+@lru_cache(1)
+def _forecasts(kinds: Hashable) -> Forecasts:
+    """Those for the fleet as it is; whatever was planned for another one is planned anew."""
+    _waiting.clear()
+    _unplanned.clear()
+    return Forecasts()
+
+
+def _foresee(forecasts: Forecasts) -> None:
+    """Have forecasts of as many as there is time for, those that were submitted first before the others."""
+    until = time.monotonic() + FORECAST_S
+    for key in list(_unplanned):
+        seconds, planned_bytes = forecasts.of(_unplanned.pop(key))
+        if seconds is not None or planned_bytes is not None:
+            _waiting[key] = replace(_waiting[key], duration_s=seconds, planned_bytes=planned_bytes)
+        if time.monotonic() > until:
+            break
 
 
 def _make(keys: set[Key], team: dict[Key, str]) -> None:
     """Have these jobs in `_waiting`."""
     at = dict(keys)
-    for pk, spec in Job.objects.filter(pk__in=list(at)).values_list("pk", "spec").iterator(2000) if at else ():
+    rows = Job.objects.filter(pk__in=list(at)).order_by("pk").values_list("pk", "spec")
+    for pk, spec in rows.iterator(2000) if at else ():
         key = pk, at[pk]
-        _waiting[key] = waiting_of(pk, JOB_SPEC.validate_python(spec), team[key], at[pk])
+        _unplanned[key] = JOB_SPEC.validate_python(spec)
+        _waiting[key] = waiting_of(pk, _unplanned[key], team[key], at[pk])
 
 
 def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
@@ -95,7 +121,6 @@ def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
         queued_at=queued_at.timestamp(),
         until_stopped=spec.kind == "launch",
         preferred=spec.resources.preferred_labels,
-        planned_bytes=planned_bytes(spec),
     )
 
 
