@@ -6,6 +6,7 @@ Round n has the seed SEED + n. A failing round's seed replays its schedule: `mak
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> int:
     given = _parsed(arguments)
     for name in ("DATABASE_URL", "REDIS_URL"):
         os.environ.pop(name, None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
     stack = Stack()
     failed = True
     try:
