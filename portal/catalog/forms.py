@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.core.files.uploadedfile import UploadedFile
 
 from portal import form_errors
-from portal.catalog import services
+from portal.catalog import dataset_services, services
 from portal.catalog.models import Dataset, ModelProfile
 from workers.contract.errors import Refused
 
@@ -89,7 +89,7 @@ class DatasetForm(forms.Form):
     test_fraction = forms.FloatField(
         label="Held out for the test split",
         initial=0.2,
-        help_text="Fraction of the rows, 0 to less than 1. Not used with a test file.",
+        help_text="Fraction of the rows, 0 to less than 1. Not used with a test file, nor of a folder of shards.",
         error_messages={"required": "Say how much to hold out; 0 holds out nothing.", "invalid": "Use a number."},
         widget=forms.TextInput(attrs={"class": "form-control", "inputmode": "decimal", "autocomplete": "off"}),
     )
@@ -107,7 +107,7 @@ class DatasetForm(forms.Form):
         super().__init__(data, files)
         limit = settings.LIFTOFF_UPLOAD_LIMIT // 2**20
         self.fields["file"].help_text = f"JSONL, JSON, CSV or Parquet, at most {limit} MiB."
-        self.fields["uri"].help_text = f"Instead of a file: {_places()}."
+        self.fields["uri"].help_text = f"Instead of a file, a file or a folder of shards: {_places()}."
 
     def save(self, user: User) -> Dataset | None:
         """Add the dataset; None when it was refused, with each sentence (one a bad row) on its field."""
@@ -115,7 +115,7 @@ class DatasetForm(forms.Form):
             return None
         given = self.cleaned_data
         try:
-            return services.add_dataset(
+            return dataset_services.add_dataset(
                 user,
                 **{key: given[key] for key in ("name", "format", "uri", "test_uri", "test_fraction", "seed")},
                 file=_upload(given["file"]),

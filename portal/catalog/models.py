@@ -73,7 +73,8 @@ class ModelProfile(models.Model):
 
 
 class Dataset(models.Model):
-    """A validated dataset, split once; both splits are JSON lines in the artifact store."""
+    """A validated dataset, split once; both splits are JSON lines in the artifact store. The training split of a
+    dataset in shards stays where it lies, and is known by a sample of it."""
 
     class Format(models.TextChoices):
         MESSAGES = "messages", "Chat messages"
@@ -86,11 +87,16 @@ class Dataset(models.Model):
     source = models.CharField(max_length=500, help_text="File name or URI it came from.")
     train_uri = models.CharField(max_length=500)
     test_uri = models.CharField(max_length=500, blank=True)
-    sha256 = models.CharField(max_length=64, help_text="Over the canonical rows of both splits.")
-    train_rows = models.PositiveIntegerField()
+    sha256 = models.CharField(
+        max_length=64, help_text="Over the canonical rows of both splits, or names and sizes of shards."
+    )
+    train_rows = models.PositiveBigIntegerField(help_text="About, where there are shards.")
     test_rows = models.PositiveIntegerField(default=0)
     labels = models.JSONField(default=list, blank=True)
     preview = models.JSONField(default=list, blank=True, help_text="The first rows.")
+    shards = models.JSONField(default=list, blank=True, help_text="The first shards: name and bytes.")
+    shard_count = models.PositiveIntegerField(default=0, help_text="0: the training split is one file of the store.")
+    disk_bytes = models.PositiveBigIntegerField(default=0, help_text="Of all shards.")
     token_histogram = models.JSONField(default=dict, blank=True, help_text="Edges and counts, tokens per row.")
     created_at = models.DateTimeField(auto_now_add=True)
 

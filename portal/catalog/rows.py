@@ -72,9 +72,7 @@ def check(rows: list[tuple[int, Row | str]], format_: str, field: str) -> list[R
     good: list[Row] = []
     bad: list[FieldError] = []
     for number, row in rows:
-        outcome = row if isinstance(row, str) else canonical(row, format_)
-        if isinstance(outcome, dict) and not _storable(outcome):
-            outcome = "it holds a NUL or half of a surrogate pair, which is not text"
+        outcome = row if isinstance(row, str) else judged(row, format_)
         if isinstance(outcome, str):
             bad.append(FieldError(field, number, f"{field}: row {number}: {outcome}."))
         else:
@@ -86,6 +84,22 @@ def check(rows: list[tuple[int, Row | str]], format_: str, field: str) -> list[R
     if not good:
         raise Refused.at(field, None, f"{field}: the file has no rows.")
     return good
+
+
+def judged(row: Row, format_: str) -> Row | str:
+    """As `canonical`; also bad is what a database can't hold."""
+    outcome = canonical(row, format_)
+    if isinstance(outcome, dict) and not _storable(outcome):
+        return "it holds a NUL or half of a surrogate pair, which is not text"
+    return outcome
+
+
+def line(data: bytes) -> Row | str:
+    """The row of one line of JSON lines, or why it is none."""
+    try:
+        return _object(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return "it is not UTF-8 text"
 
 
 def _storable(row: Row) -> bool:

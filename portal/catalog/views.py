@@ -101,8 +101,9 @@ def dataset_new(request: SignedInRequest) -> HttpResponse:
     """The form that adds a dataset."""
     form = DatasetForm(request.POST, request.FILES) if request.method == "POST" else DatasetForm()
     if form.is_bound and (dataset := form.save(request.user)):
-        rows = f"{dataset.train_rows} training rows, {dataset.test_rows} test rows"
-        messages.success(request, f"Added {dataset.name}: {rows}; every row is good.")
+        about, said = ("about ", "the rows looked at are") if dataset.shard_count else ("", "every row is")
+        rows = f"{about}{dataset.train_rows} training rows, {dataset.test_rows} test rows"
+        messages.success(request, f"Added {dataset.name}: {rows}; {said} good.")
         return redirect("dataset", name=dataset.name)
     return render(request, "catalog/dataset_new.html", {"form": form}, status=422 if form.is_bound else 200)
 

@@ -78,11 +78,15 @@ def parser() -> argparse.ArgumentParser:
     add("datasets", lists.datasets, "list datasets")
     add("nodes", lists.nodes, "list nodes")
     dataset = commands.add_parser("dataset", help="add a dataset").add_subparsers(required=True, metavar="ACTION")
-    adding = dataset.add_parser("add", parents=[common], help="upload a JSONL, JSON, CSV or Parquet file")
+    adding = dataset.add_parser("add", parents=[common], help="add a file, or shards where they lie")
     adding.set_defaults(run=lists.add_dataset)
     adding.add_argument("name", metavar="NAME")
-    adding.add_argument("file", metavar="FILE")
-    adding.add_argument("--test", metavar="FILE", help="held-out rows; without it a fifth of FILE is held out")
+    adding.add_argument(
+        "file", metavar="FILE", help="JSONL, JSON, CSV or Parquet to upload; or a URI, also of a folder of shards"
+    )
+    adding.add_argument(
+        "--test", metavar="FILE", help="held-out rows (a URI where FILE is one); else a fifth of FILE, of shards none"
+    )
     adding.add_argument("--format", default="auto", help="auto, messages, prompt_completion, text or text_label")
     chat = add("chat", lists.chat, "ask a launched model")
     chat.add_argument("model", metavar="MODEL")

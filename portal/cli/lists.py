@@ -52,17 +52,23 @@ def add_dataset(portal: Portal, args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         files = {}
         for field, name in (("file", args.file), ("test_file", args.test)):
-            if name is not None:
+            if name is not None and "://" not in args.file:
                 try:
                     files[field] = (Path(name).name, stack.enter_context(open(name, "rb")))
                 except OSError as error:
                     raise Problem(f"{field}: {name!r} can't be read ({error.strerror}).") from None
         data = {"name": args.name, "format": args.format}
-        dataset = portal.call("POST", "/datasets", data=data, files=files)
+        if "://" in args.file:
+            where = {"uri": args.file, "test_uri": args.test or ""}
+            dataset = portal.call("POST", "/datasets", json=data | where)
+        else:
+            dataset = portal.call("POST", "/datasets", data=data, files=files)
     if args.json:
         print_json(dataset)
     else:
-        print(f"Dataset {dataset['name']}: {dataset['train_rows']} training and {dataset['test_rows']} test rows.")
+        about = f" (about, in {dataset['shard_count']} shards)" if dataset["shard_count"] else ""
+        rows = f"{dataset['train_rows']} training{about} and {dataset['test_rows']} test rows"
+        print(f"Dataset {dataset['name']}: {rows}.")
     return 0
 
 

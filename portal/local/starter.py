@@ -13,7 +13,7 @@ from django.contrib.auth.models import User
 from django.core.files import File
 from django.core.management import call_command
 
-from portal.catalog import services
+from portal.catalog import dataset_services, services
 from portal.catalog.models import Dataset, ModelProfile
 from portal.catalog.store import locate
 from workers.contract.names import store_uri
@@ -59,6 +59,6 @@ def starter_dataset(user: User) -> Dataset:
     if found is not None:
         return found
     with open(STARTER_DIR / "train.jsonl", "rb") as train, open(STARTER_DIR / "test.jsonl", "rb") as test:
-        return services.add_dataset(
+        return dataset_services.add_dataset(
             user, name=DATASET, file=File(train, "train.jsonl"), test_file=File(test, "test.jsonl"), format="text_label"
         )

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from gguf import GGUFWriter
 
-from portal.catalog import model_facts, services, store
+from portal.catalog import dataset_services, model_facts, services, store
 from portal.catalog.models import Dataset, ModelProfile
 from portal.jobs import plan_names
 from workers.contract.errors import Refused
@@ -143,8 +143,8 @@ def read(uri: str) -> list[dict[str, Any]]:
 
 
 def test_a_dataset_is_split_by_label_and_reproducibly(user: User) -> None:
-    first = services.add_dataset(user, name="one", file=upload(ROWS))
-    second = services.add_dataset(user, name="two", file=upload(ROWS))
+    first = dataset_services.add_dataset(user, name="one", file=upload(ROWS))
+    second = dataset_services.add_dataset(user, name="two", file=upload(ROWS))
     assert (first.format, first.labels) == ("text_label", ["a", "b"])
     assert (first.train_rows, first.test_rows) == (32, 8)
     assert first.sha256 == second.sha256
@@ -156,7 +156,7 @@ def test_a_dataset_is_split_by_label_and_reproducibly(user: User) -> None:
 
 
 def test_datasets_that_cannot_be_used_say_why(user: User, own_store: Path) -> None:
-    add = services.add_dataset
+    add = dataset_services.add_dataset
     bad = [*ROWS, {"text": "no label"}, {"label": "a"}, {"text": "x", "label": ["a"]}]
     with pytest.raises(Refused) as refused:
         add(user, name="d", file=upload(bad))
@@ -176,5 +176,5 @@ def test_a_dataset_by_uri(user: User, own_store: Path) -> None:
     (own_store / "chat.json").write_text(
         json.dumps([{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}] * 5)
     )
-    made = services.add_dataset(user, name="chat", uri=str(own_store / "chat.json"), test_fraction=0)
+    made = dataset_services.add_dataset(user, name="chat", uri=str(own_store / "chat.json"), test_fraction=0)
     assert (made.format, made.train_rows, made.test_uri) == ("messages", 5, "")

@@ -266,6 +266,14 @@ def test_a_dataset_is_added_and_bad_rows_are_named(tmp_path: Path, capsys: pytes
     assert main(["dataset", "add", "third", str(tmp_path / "none")]) == 2
 
 
+def test_shards_are_added_where_they_lie(own_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_store / "corpus").mkdir()
+    for part in range(3):
+        (own_store / f"corpus/{part}.txt").write_text("a line\nanother\n")
+    assert main(["dataset", "add", "corpus", f"file://{own_store}/corpus"]) == 0
+    assert "6 training (about, in 3 shards) and 0 test rows" in capsys.readouterr().out
+
+
 def test_chat_prints_the_answer_as_it_comes(user: User, capsys: pytest.CaptureFixture[str]) -> None:
     attempt = make_attempt(make_job(user, kind="launch"), node=make_node(address="127.0.0.1"))
     with serving(FakeModel()) as url:

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from gguf import GGUFWriter
 from pytest_django.fixtures import Settings
 
-from portal.catalog import services, store
+from portal.catalog import dataset_services, services, store
 from portal.catalog.store import Unreachable
 from portal.telemetry.models import AttemptEvent
 from tests.portal.api_client import Caller, refusal
@@ -79,7 +79,7 @@ def test_a_dataset_is_stored_and_a_node_reads_it(bucket: S3, user: User, setting
     lines = [b'{"text": "row %d"}\n' % number for number in range(10)]
     rows = b"".join(lines)
     file = SimpleNamespace(name="rows.jsonl", size=len(rows), read=BytesIO(rows).read)
-    dataset = services.add_dataset(user, name="d", file=file)
+    dataset = dataset_services.add_dataset(user, name="d", file=file)
     paths = [Path(node(settings, tmp_path).fetch(uri)) for uri in (dataset.train_uri, dataset.test_uri)]
     assert sha256_of(*paths) == dataset.sha256
     assert sorted(b"".join(path.read_bytes() for path in paths).splitlines(keepends=True)) == sorted(lines)

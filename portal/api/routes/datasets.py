@@ -13,7 +13,7 @@ from portal.api.authentication import user_of
 from portal.api.paging import Limit, Offset, Page, page
 from portal.api.parsing import read_json, storable, validated
 from portal.api.problems import BODY_CODES, CODES, FIND_CODES, NotFound
-from portal.catalog import selectors, services
+from portal.catalog import dataset_services, selectors
 from portal.catalog.models import Dataset
 from workers.contract.errors import Refused
 from workers.contract.spec import Contract, Slug
@@ -34,7 +34,11 @@ class _DatasetIn(Contract):
 class DatasetByURI(_DatasetIn):
     """A dataset that lies where the portal can read it."""
 
-    uri: str = Field(min_length=1, max_length=500, description="JSONL, JSON, CSV or Parquet below an allowed root.")
+    uri: str = Field(
+        min_length=1,
+        max_length=500,
+        description="Below an allowed root: JSONL, JSON, CSV or Parquet, or a folder of shards.",
+    )
     test_uri: str = Field("", max_length=500)
 
 
@@ -51,9 +55,11 @@ class DatasetOut(Schema):
     name: str
     format: RowFormat
     source: str
-    sha256: str = Field(description="Over the canonical rows of both splits.")
-    train_rows: int
+    sha256: str = Field(description="Over the canonical rows of both splits, or names and sizes of shards.")
+    train_rows: int = Field(description="About, where there are shards.")
     test_rows: int
+    shard_count: int = Field(description="Files of a training split that stays where it is; 0: it is in the store.")
+    disk_bytes: int = Field(description="Of all shards; 0 without any.")
     labels: list[str]
     token_histogram: dict[str, Any] = Field(description="Edges and counts, tokens per row; empty without a tokenizer.")
     created_at: datetime
@@ -95,7 +101,8 @@ def list_datasets(request: HttpRequest, limit: Limit, offset: Offset) -> dict[st
     },
 )
 def add_dataset(request: HttpRequest) -> Status[Any]:
-    """Every row is checked; up to 20 bad ones are named by number, each with its reason."""
+    """Every row is checked; up to 20 bad ones are named by number, each with its reason. Of a folder of shards a sample
+    of the rows is checked; it stays where it is."""
     user = user_of(request)
     if request.content_type == "multipart/form-data":
         fields = request.POST.dict()
@@ -104,10 +111,10 @@ def add_dataset(request: HttpRequest) -> Status[Any]:
         upload = validated(DatasetUpload, {**fields, "file": "", "test_file": ""})
         if file is None:
             raise Refused.at("file", None, "file: send the dataset as the file of this field, or its URI as JSON.")
-        dataset = services.add_dataset(user, file=file, test_file=test_file, **_common(upload))
+        dataset = dataset_services.add_dataset(user, file=file, test_file=test_file, **_common(upload))
     else:
         by_uri = validated(DatasetByURI, read_json(request))
-        dataset = services.add_dataset(user, uri=by_uri.uri, test_uri=by_uri.test_uri, **_common(by_uri))
+        dataset = dataset_services.add_dataset(user, uri=by_uri.uri, test_uri=by_uri.test_uri, **_common(by_uri))
     return Status(201, dataset)
 
 
