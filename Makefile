@@ -51,7 +51,7 @@ check: setup
 	$(BIN)/python manage.py check
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
-# SECTION: planner, queue, scale …; figures go to var/bench/.
+# SECTION: planner, queue, scheduler, scale …; figures go to var/bench/.
 bench: setup
 	$(BIN)/python -m tests.bench.$(SECTION) $(ARGS)
 
