@@ -34,6 +34,8 @@ COUNT = 200
 LATE_S = 600
 """A finished job's stream is still read this long, for events that a broker outage held back."""
 KEEP_STREAM_S = 3600
+LEFT_EVERY_S = 5.0
+"""So often it looks for entries that another controller read, as the last thing it did, and did not acknowledge."""
 Entry = tuple[str, dict[str, str]]
 """Id and fields of one entry of a stream."""
 
@@ -52,14 +54,18 @@ class Ingest:
         consumer: str = "controller",
         hearing: Hearing | None = None,
         reconciler: Reconciler | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`hearing` is told when the nodes were heard; `reconciler` what they said."""
+        """`hearing` is told when the nodes were heard; `reconciler` what they said. `clock`: monotonic seconds."""
         self._client = client or connect()
         self._consumer = consumer
         self._hearing = hearing or Hearing()
         self._reconciler = reconciler or Reconciler()
+        self._clock = clock
+        self._looked_at = clock()
         self._known: set[str] = set()
         self._pending: set[str] = set()
+        """Streams that may hold entries which were read and not acknowledged."""
         self._behind: set[str] = set()
         """Streams that hold more than the last read took."""
 
@@ -89,6 +95,9 @@ class Ingest:
         """One round over all streams. Returns how many entries were recorded."""
         streams = [NODE_STREAM, *(job_stream(job) for job in recent_jobs())]
         self._join([stream for stream in streams if stream not in self._known])
+        if self._clock() >= self._looked_at + LEFT_EVERY_S:
+            self._pending |= self._known
+            self._looked_at = self._clock()
         self._pending &= set(streams)
         again = {stream: "0" for stream in streams if stream in self._pending}
         done = self._read(again, block=None) if again else 0

@@ -149,6 +149,21 @@ def test_what_a_dead_controller_had_read_is_read_again(attempt: Attempt, live_re
     assert live_redis.xpending(stream, "ingest")["pending"] == 0
 
 
+def test_what_another_controller_reads_and_leaves_while_this_one_leads_is_read_in_time(
+    attempt: Attempt, live_redis: "redis.Redis"
+) -> None:
+    now = [0.0]
+    reader = ingest.Ingest(clock=lambda: now[0])
+    drain(reader)
+    ship(live_redis, envelopes(attempt, 1, losses(1, 4)))
+    stream = job_stream(attempt.job_id)
+    assert live_redis.xreadgroup(ingest.INGEST_GROUP, "controller", {stream: ">"})
+    now[0] += ingest.LEFT_EVERY_S
+    drain(reader)
+    assert MetricPoint.objects.filter(attempt=attempt).count() == 4
+    assert live_redis.xpending(stream, ingest.INGEST_GROUP)["pending"] == 0  # type: ignore[index]
+
+
 def test_a_redis_that_lost_everything_is_joined_again(attempt: Attempt, live_redis: "redis.Redis") -> None:
     reader = ingest.Ingest()
     drain(reader)
