@@ -4,7 +4,7 @@ Knows nothing of events; does not decide anything itself.
 """
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from datetime import datetime
 
 from django.conf import settings
@@ -15,12 +15,24 @@ from portal.jobs import dispatch, orders, queue, services
 from portal.jobs.holdings import fleet, holdings
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Attempt
-from portal.jobs.scheduler import Blocked, Deciding, FleetNode, Placement, Policy, Preempt, Wait
+from portal.jobs.scheduler import (
+    Blocked,
+    Deciding,
+    Decision,
+    FleetNode,
+    Placement,
+    Policy,
+    Preempt,
+    Wait,
+    Waiting,
+)
 from portal.jobs.usage import Usage
 from workers.contract.reasons import Reason
 
 log = logging.getLogger(__name__)
 RESEND_AFTER_S = 4
+SAY_S = 1.0
+"""Who can start does so in every round; why the others wait is worked out no more often than this."""
 STEADY_S = 5.0
 """While queue and fleet stay as they were, it is decided again this often: expected ends move, priorities grow."""
 SWEPT = (
@@ -35,7 +47,9 @@ class Rounds:
     def __init__(self) -> None:
         self._usage = Usage()
         self._seen: Hashable = None
-        self._decided_at = float("-inf")
+        self._said_at = float("-inf")
+        self._mark: queue.Mark | None = None
+        self._waiting: list[Waiting] = []
         self._told: dict[int, queue.Told] | None = None
         self._news: list[tuple[int, queue.Told]] = []
 
@@ -51,18 +65,21 @@ class Rounds:
         holders = tuple((one.device, one.held.job, one.held.stopping) for one in held)
         seen = (policy, mark, holders, _look(nodes))
         used = self._usage.step(held, now, policy.half_life_s)
+        since_s = now.timestamp() - self._said_at
+        steady = seen == self._seen and 0 <= since_s < STEADY_S
+        says = not 0 <= since_s < SAY_S
         started = 0
-        if seen != self._seen or not 0 <= now.timestamp() - self._decided_at < STEADY_S:
-            started = self._decide(now, policy, nodes, used)
-            self._seen, self._decided_at = seen, now.timestamp()
+        if not steady and (says or _open(nodes, policy)):
+            if mark != self._mark or says:
+                self._mark, self._waiting = mark, queue.read(now)
+            started = self._decide(Deciding(self._waiting, nodes, policy, used, now.timestamp()), now, says)
+        if not steady and says:
+            self._seen, self._said_at = seen, now.timestamp()
         self._tell()
         return started
 
-    def _decide(self, now: datetime, policy: Policy, nodes: list[FleetNode], used: Mapping[str, float]) -> int:
-        waiting = queue.read(now)
-        told = queue.told(now) if self._told is None else self._told
-        self._told = {job.job: told[job.job] for job in waiting if job.job in told}
-        deciding = Deciding(waiting, nodes, policy, used, now.timestamp())
+    def _decide(self, deciding: Deciding, now: datetime, says: bool) -> int:
+        """Start who may start; `says`: then have the others told why they wait."""
         turns: list[Placement | Blocked] = []
         placed: list[Placement] = []
         started = 0
@@ -70,16 +87,24 @@ class Rounds:
             turns.append(turn)
             if isinstance(turn, Placement):
                 placed.append(turn)
-            elif placed and not started:
+                continue
+            if placed and not started:
                 started = services.allocate_all(placed)  # who is next doesn't wait for what is said to those behind
                 placed = []
+            if not says and (len(turns) == 1 or isinstance(turns[-2], Placement)) and deciding.full():
+                break
         started += services.allocate_all(placed)
-        decisions = deciding.told(turns)
+        if says:
+            self._say(deciding.told(turns), now)
+        return started
+
+    def _say(self, decisions: list[Decision], now: datetime) -> None:
         for decision in decisions:
             if isinstance(decision, Preempt):
                 services.preempt(decision.job, decision.reason)
+        told = queue.told(now) if self._told is None else self._told
+        self._told = {job.job: told[job.job] for job in self._waiting if job.job in told}
         self._news = queue.news((one for one in decisions if isinstance(one, Wait)), self._told, now)
-        return started
 
     def _tell(self) -> None:
         some, self._news = self._news[: queue.TOLD_AT_ONCE], self._news[queue.TOLD_AT_ONCE :]
@@ -91,6 +116,12 @@ class Rounds:
 def tick(now: datetime | None = None) -> int:
     """One round by itself."""
     return Rounds().tick(now)
+
+
+def _open(nodes: list[FleetNode], policy: Policy) -> bool:
+    """Whether somebody could start now."""
+    shared = policy.preempts or policy.packs
+    return bool(shared) or any(not device.holds for node in nodes if node.online for device in node.devices)
 
 
 def _look(nodes: list[FleetNode]) -> Hashable:

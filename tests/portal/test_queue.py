@@ -16,6 +16,9 @@ from workers.contract.reasons import Reason
 
 pytestmark = pytest.mark.django_db
 
+SOON = timedelta(seconds=loop.SAY_S)
+"""After it, those who wait are told of what has changed."""
+
 
 @pytest.fixture(autouse=True)
 def busy(live_redis: object) -> None:
@@ -61,15 +64,15 @@ def test_each_is_told_its_place_and_a_long_queue_in_turns(monkeypatch: pytest.Mo
 
 def test_who_knows_no_place_yet_is_told_before_those_whose_place_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "TOLD_AT_ONCE", 3)
-    jobs, rounds = submit(3), loop.Rounds()
-    rounds.tick()
+    jobs, rounds, now = submit(3), loop.Rounds(), timezone.now()
+    rounds.tick(now)
     services.cancel(jobs[0], None)
     (late,) = submit(1)
     monkeypatch.setattr(queue, "TOLD_AT_ONCE", 1)
-    rounds.tick()
+    rounds.tick(now + SOON)
     positions = Job.objects.filter(pk__in=[jobs[1].pk, jobs[2].pk, late.pk]).order_by("pk")
     assert list(positions.values_list("queue_position", flat=True)) == [2, 3, 3]
-    rounds.tick()
+    rounds.tick(now + SOON)
     assert list(positions.values_list("queue_position", flat=True)) == [1, 3, 3]
 
 
@@ -80,19 +83,22 @@ def test_while_nothing_changes_a_round_asks_little(monkeypatch: pytest.MonkeyPat
         rounds.tick(now)
     services.cancel(jobs[0], None)
     with CaptureQueriesContext(connection) as changed:
-        rounds.tick(now)
+        rounds.tick(now + SOON)
     assert len(quiet) < len(changed)
     assert Job.objects.get(pk=jobs[1].pk).queue_position == 1
 
 
 def test_a_device_that_comes_free_is_given_out_in_the_next_round() -> None:
-    jobs, rounds = submit(3), loop.Rounds()
-    assert rounds.tick() == 0
-    holder = Attempt.objects.get(finished_at=None)
-    services.finish(holder.job_id, holder.number, Reason.COMPLETED)
-    assert rounds.tick() == 1
-    assert Job.objects.get(pk=jobs[0].pk).status == "dispatched"
-    assert Job.objects.get(pk=jobs[1].pk).queue_position == 1
+    jobs, rounds, now = submit(3), loop.Rounds(), timezone.now()
+    assert rounds.tick(now) == 0
+    for job in jobs[:2]:
+        holder = Attempt.objects.get(finished_at=None)
+        services.finish(holder.job_id, holder.number, Reason.COMPLETED)
+        assert rounds.tick(now) == 1
+        assert Job.objects.get(pk=job.pk).status == "dispatched"
+    assert Job.objects.get(pk=jobs[2].pk).queue_position == 3
+    rounds.tick(now + SOON)
+    assert Job.objects.get(pk=jobs[2].pk).queue_position == 1
 
 
 def test_a_node_that_drains_or_comes_back_is_seen_in_the_next_round() -> None:

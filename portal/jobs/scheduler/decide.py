@@ -108,6 +108,12 @@ class Deciding:
             else:
                 yield keeping.block(job, pool)
 
+    def full(self) -> bool:
+        """Whether nobody else can start: every device is taken, none is shared and nobody makes room."""
+        if self._policy.preempts or self._policy.packs:
+            return False
+        return not any(device.free for node in self._pools.nodes for device in node.devices)
+
     def told(self, turns: Sequence[Placement | Blocked]) -> list[Decision]:
         """All decisions, once all turns have come: positions, reasons and expected starts."""
         return _told(turns, self._pools, Reasons(self._pools, self._ledger, self._now))

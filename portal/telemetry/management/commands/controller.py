@@ -3,6 +3,7 @@
 Several may run; the others stand by until the leader is gone.
 """
 
+import gc
 import logging
 import signal
 import threading
@@ -43,6 +44,7 @@ class Command(BaseCommand):
         ]
         for thread in threads:
             thread.start()
+        gc.freeze()  # what is there for good need not be looked through again in the middle of a round
         log.info("controller runs")
         upkeep_at = 0.0
         while not (bell.wait(stop, TICK_S) if candidate.leads else stop.wait(TICK_S)):
