@@ -130,6 +130,47 @@ def test_an_overdue_holder_lets_nobody_pass() -> None:
     assert waits(decisions)[4].expected_in_s == 0
 
 
+def test_of_nodes_that_open_at_once_the_one_with_fewer_busy_devices_is_kept() -> None:
+    both = held(node(1, 2), Held(3, free_in_s=100), Held(4, free_in_s=100))
+    one = held(node(2, 2), None, Held(5, free_in_s=100))
+    assert "n2 is kept" in waits(decide([wants(6, 2)], [both, one]))[6].reason
+
+
+def test_nothing_is_kept_behind_a_launch_that_waits() -> None:
+    fleet = [held(node(1), Held(3, free_in_s=100))]
+    decisions = decide([wants(4, until_stopped=True), wants(5)], fleet, Policy(reservations=2))
+    assert "n1 is kept" in waits(decisions)[4].reason
+    assert "is kept" not in waits(decisions)[5].reason
+
+
+def test_every_gap_that_is_long_enough_is_used() -> None:
+    fleet = [held(node(n, 2), Held(n, free_in_s=100), None) for n in (1, 2)]
+    queue = [wants(4, 2), wants(5, 2), wants(6, duration_s=30), wants(7, duration_s=40)]
+    started = placed(decide(queue, fleet, Policy(reservations=2)))
+    assert {job: start.node for job, start in started.items()} == {6: 1, 7: 2}
+
+
+def test_on_a_node_what_is_kept_for_nobody_goes_first() -> None:
+    kinds = ("cpu", "cpu", "cuda")
+    mixed = replace(node(1), devices=tuple(FreeDevice(100 + i, kind, i, 40 * GIB) for i, kind in enumerate(kinds)))
+    fleet = [held(mixed, None, Held(3, free_in_s=100), None)]
+    started = placed(decide([wants(5, 2, device_kind="cpu"), wants(6, duration_s=50)], fleet))
+    assert started[6].devices == (102,)
+
+
+@pytest.mark.parametrize(
+    ("free_in_s", "expected_in_s"),
+    [(None, 60), (500, 60), (10, 10), (-5, 0)],
+    ids=str,
+)
+@pytest.mark.parametrize("launch", [False, True])
+def test_a_job_that_was_told_to_stop_ends_within_the_policys_time(
+    free_in_s: float | None, expected_in_s: float, launch: bool
+) -> None:
+    fleet = [held(node(1), Held(3, free_in_s=free_in_s, until_stopped=launch, stopping=True))]
+    assert waits(decide([wants(5)], fleet, Policy(stop_s=60)))[5].expected_in_s == expected_in_s
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("points_per_hour", 0), ("half_life_s", 0), ("reservations", 0), ("pack_share", 1.5), ("shares", {"red": 0})],

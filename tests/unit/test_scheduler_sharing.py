@@ -83,6 +83,21 @@ def test_room_is_kept_for_the_next_job_that_shares() -> None:
     assert set(placed(decide([launch(1, 30), brief], fleet, PACKS))) == {3}
 
 
+def test_a_full_device_opens_as_soon_as_just_enough_has_left_it() -> None:
+    """Two of 18 GiB fill what 40 GiB may be planned for."""
+    sizes = {8: 60.0, 9: 500.0}
+    holds = tuple(Held(job, free_in_s=s, kind="launch", planned_bytes=18 * GIB) for job, s in sizes.items())
+    fleet = [replace(node(1), devices=(replace(node(1).devices[0], holds=holds),))]
+    for gib, opens_in_s in ((4, 60), (18, 60), (18.001, 500)):
+        assert waits(decide([launch(1, gib)], fleet, PACKS))[1].expected_in_s == opens_in_s
+
+
+def test_not_even_the_smallest_job_joins_one_that_has_its_device_alone() -> None:
+    fleet = [held(node(1), Held(9, kind="finetune", planned_bytes=GIB))]
+    for size in (0, 1):
+        assert not placed(decide([wants(1, kind="launch", planned_bytes=size)], fleet, PACKS))
+
+
 def test_a_job_of_higher_priority_has_a_preemptible_one_stopped() -> None:
     fleet = [held(node(1), running(3))]
     decisions = decide([wants(5, priority=10)], fleet, PREEMPTS)
