@@ -31,7 +31,7 @@ class Stranger(Schema):
     left_by: str = Field(description="The run that left it, in words; empty for somebody else's process.")
 
 
-class Share(Schema):
+class HeldBy(Schema):
     """A job on a device."""
 
     job: int
@@ -49,7 +49,7 @@ class Device(Schema):
     compute_capability: str
     present: bool = Field(description="Seen at the last probe.")
     held_by: int | None = Field(description="The job that holds it; of those that share it, the first.")
-    holders: list[Share] = Field(description="Every job on it.")
+    holders: list[HeldBy] = Field(description="Every job on it.")
     strangers: list[Stranger] = Field(description="Who else holds memory of it.")
 
 
