@@ -136,6 +136,13 @@ def test_of_nodes_that_open_at_once_the_one_with_fewer_busy_devices_is_kept() ->
     assert "n2 is kept" in waits(decide([wants(6, 2)], [both, one]))[6].reason
 
 
+def test_a_node_that_is_too_small_is_never_kept() -> None:
+    small, large = held(node(1), Held(3, free_in_s=10)), held(node(2, 2), Held(4, free_in_s=100), None)
+    first = waits(decide([wants(5, 2)], [small, large]))[5]
+    assert "n2 is kept" in first.reason
+    assert first.expected_in_s == 100
+
+
 def test_nothing_is_kept_behind_a_launch_that_waits() -> None:
     fleet = [held(node(1), Held(3, free_in_s=100))]
     decisions = decide([wants(4, until_stopped=True), wants(5)], fleet, Policy(reservations=2))

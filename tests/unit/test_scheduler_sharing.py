@@ -61,6 +61,8 @@ def test_a_shared_device_is_free_when_the_last_one_has_left() -> None:
     holds = tuple(Held(7 + s, free_in_s=s, kind="launch", planned_bytes=GIB) for s in (60, 100, 20))
     fleet = [replace(node(1), devices=(replace(node(1).devices[0], holds=holds),))]
     assert waits(decide([wants(5)], fleet, PACKS))[5].expected_in_s == 100
+    alone = wants(5, kind="finetune", planned_bytes=GIB)
+    assert waits(decide([alone], fleet, PACKS))[5].expected_in_s == 100
 
 
 def test_nobody_joins_a_job_that_has_its_device_alone() -> None:
