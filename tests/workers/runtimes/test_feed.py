@@ -14,6 +14,7 @@ import pytest
 
 from tests.workers.runtimes.conftest import Told, finetune_order, write_rows
 from tests.workers.runtimes.test_checkpoints import assert_same, figures, interrupted, losses, resumed, weights
+from tests.workers.runtimes.test_ranks import carried_out
 from workers.contract.spec import DatasetInput, FinetuneSpec
 from workers.runtimes.base import Run, RunFailed
 from workers.runtimes.finetune.feed import AUTO_BYTES, Feed, Rank, is_streamed
@@ -57,8 +58,17 @@ def as_lists(examples: Sequence[dict[str, Any]]) -> Any:
     return {"ids": [example["input_ids"] for example in examples]}
 
 
-@pytest.mark.parametrize("settings", [{}, {"packing": True}, {"data": {**STREAMED, "batching": "by_length"}}])
-def test_a_streamed_run_that_goes_on_equals_one_that_was_not_interrupted(
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"packing": True},
+        {"data": {**STREAMED, "batching": "by_length"}},
+        {"data": {"streaming": "off", "batching": "by_length"}},
+        {"data": {"streaming": "off"}, "packing": True},
+    ],
+)
+def test_a_run_that_goes_on_equals_one_that_was_not_interrupted(
     tiny: Path, tmp_path: Path, corpus: dict[str, Any], finetuned: Finetuned, settings: dict[str, Any]
 ) -> None:
     recipe: dict[str, Any] = {"data": STREAMED, "context_length": 64, **settings}
@@ -76,6 +86,25 @@ def test_a_streamed_run_that_goes_on_equals_one_that_was_not_interrupted(
     assert losses(first, second) == losses(whole)
     assert figures(second) == figures(whole)
     assert_same(weights(tmp_path / "second"), weights(tmp_path / "whole"))
+
+
+def test_two_processes_read_what_one_does_and_one_goes_on_for_them(
+    tiny: Path, tmp_path: Path, corpus: dict[str, Any]
+) -> None:
+    """With as many readers in all, and as many samples in a step."""
+    recipe: dict[str, Any] = {"max_steps": 6, "context_length": 64, "checkpoint_every": 3, "evaluate": False}
+
+    def order(processes: int) -> dict[str, Any]:
+        each = 2 // processes
+        data = {"streaming": "on", "workers": each}
+        given = finetune_order(tiny, corpus, gradient_accumulation=each, data=data, **recipe)
+        return {**given, "devices": [{"kind": "cpu", "index": index} for index in range(processes)]}
+
+    one, two = (carried_out(order(processes), tmp_path / f"of-{processes}").told() for processes in (1, 2))
+    assert two.metric("loss") == pytest.approx(one.metric("loss"), rel=1e-4)
+    assert two.metric("epoch") == pytest.approx(one.metric("epoch"))
+    later = carried_out(resumed(order(1), tmp_path / "of-2", 3), tmp_path / "later").told()
+    assert later.metric("loss") == pytest.approx(one.metric("loss")[3:], rel=1e-4)
 
 
 def test_epochs_are_as_many_steps_as_their_rows_fill(tiny: Path, corpus: dict[str, Any], finetuned: Finetuned) -> None:
