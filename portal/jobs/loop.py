@@ -4,6 +4,7 @@ Knows nothing of events; does not decide anything itself.
 """
 
 import logging
+import time
 from collections.abc import Hashable
 from datetime import datetime
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 RESEND_AFTER_S = 4
 SAY_S = 1.0
 """Who can start does so in every round; why the others wait is worked out no more often than this."""
+SAYS_SHARE = 0.1
+"""Nor for a larger share of the time, which a long queue or a busy machine would make of it."""
 STEADY_S = 5.0
 """While queue and fleet stay as they were, it is decided again this often: expected ends move, priorities grow."""
 SWEPT = (
@@ -48,6 +51,7 @@ class Rounds:
         self._usage = Usage()
         self._seen: Hashable = None
         self._said_at = float("-inf")
+        self._say_s = SAY_S
         self._mark: queue.Mark | None = None
         self._waiting: list[Waiting] = []
         self._told: dict[int, queue.Told] | None = None
@@ -67,14 +71,15 @@ class Rounds:
         used = self._usage.step(held, now, policy.half_life_s)
         since_s = now.timestamp() - self._said_at
         steady = seen == self._seen and 0 <= since_s < STEADY_S
-        says = not 0 <= since_s < SAY_S
-        started = 0
+        says = not 0 <= since_s < self._say_s
+        started, began = 0, time.monotonic()
         if not steady and (says or _open(nodes, policy)):
             if mark != self._mark or says:
                 self._mark, self._waiting = mark, queue.read(now)
             started = self._decide(Deciding(self._waiting, nodes, policy, used, now.timestamp()), now, says)
         if not steady and says:
             self._seen, self._said_at = seen, now.timestamp()
+            self._say_s = max(SAY_S, (time.monotonic() - began) / SAYS_SHARE)
         self._tell()
         return started
 

@@ -16,7 +16,7 @@ from workers.contract.reasons import Reason
 
 pytestmark = pytest.mark.django_db
 
-SOON = timedelta(seconds=loop.SAY_S)
+SOON = timedelta(minutes=1)
 """After it, those who wait are told of what has changed."""
 
 
