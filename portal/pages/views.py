@@ -39,6 +39,7 @@ def home(request: SignedInRequest) -> HttpResponse:
         {
             "node": node,
             "online": fleet.is_online(node),
+            "full": fleet.disk_is_nearly_full(node),
             "devices": [
                 {"device": device, "holders": held.get(device.pk, [])}
                 for device in node.accelerators.all()

@@ -22,6 +22,8 @@ def test_nothing_starts_on_a_node_whose_disk_is_nearly_full_and_it_says_why(clie
     assert "n1: its disk is nearly full, 0.5 GiB free" in Job.objects.get(pk=job.pk).waiting_for
     assert "its disk is nearly full" in client.get(f"/jobs/{job.pk}/").content.decode()
     assert "Its disk is nearly full" in client.get("/nodes/n1/").content.decode()
+    for page in ("/", "/nodes/"):
+        assert "disk is nearly full" in client.get(page).content.decode()
     assert Job.objects.get(pk=running.job_id).status == "running"
     Node.objects.update(disk_free_bytes=50 * GIB)
     rounds.tick()
