@@ -80,6 +80,7 @@ class Desk:
                 del self._held[held.identity]
                 self._cancels.pop(key, None)
                 self._preempts.pop(key, None)
+            held.over.set()
             if held.lease:
                 self.leases.discard(held.lease)
 
@@ -122,6 +123,10 @@ class Desk:
     def _of(self, job: int, attempt: int) -> list[Held]:
         return [held for held in self._held.values() if (held.job, held.attempt) == (job, attempt)]
 
+    def _beside(self, held: Held) -> list[Held]:
+        with self._lock:
+            return [other for other in self._held.values() if other is not held and other.devices & held.devices]
+
     def _run(self, held: Held, raw: dict[str, Any]) -> Reason | None:
         try:
             order = Order.model_validate(raw)
@@ -130,6 +135,8 @@ class Desk:
         if order.node != self.node:
             end = End(Reason.INVALID_INPUT, f"node: the order is for {order.node!r} and came to {self.node!r}.")
             return refuse_attempt(held, end, self.place)
+        held.devices = frozenset((device.kind, device.index) for device in order.devices)
+        held.beside = lambda: self._beside(held)
         held.lease = Lease(self.book, *held.identity, order.lease_s, held.revoked)
         self.leases.add(held.lease)
         return run_attempt(order, held, self.place, self.command)

@@ -4,6 +4,7 @@ Doesn't know how the attempt is run, nor who tells it anything.
 """
 
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +14,16 @@ from workers.contract.events import RunningAttempt
 from workers.contract.reasons import Reason
 from workers.contract.stopping import STOP_GRACE_S
 from workers.guard import GRACE_S
-from workers.leases import Lease
+from workers.leases import Lease, Standing
 from workers.sinks import EventSink
 from workers.spool import Spool
 
 Identity = tuple[int, int, str]
 """(job, attempt, token)."""
+
+
+MAKES_WAY_S = 30.0
+"""Longer than it takes to end a child whose lease is lost."""
 
 
 class End(NamedTuple):
@@ -65,6 +70,10 @@ class Held:
     lease: Lease | None = None
     """None before the order is read; what then is refused needs none."""
     spool: Spool | None = None
+    devices: frozenset[tuple[str, int]] = frozenset()
+    beside: Callable[[], Iterable["Held"]] = tuple
+    """The other attempts on these devices."""
+    over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def identity(self) -> Identity:
@@ -90,6 +99,17 @@ class Held:
                 End(Reason.WORKER_STOPPED, "The worker was told to stop."), self.stop_grace_s, soft=True
             )
         return None
+
+    def make_way(self) -> None:
+        """Before the child begins: ask for the lease, and let those end that have lost theirs to one of its devices.
+
+        They may not know it yet, as after a pause of the worker; those that hold theirs share the device.
+        """
+        if self.lease:
+            self.lease.check()
+        for other in self.beside():
+            if other.lease and other.lease.check() is Standing.LOST:
+                other.over.wait(MAKES_WAY_S)
 
     def may_store(self) -> bool:
         """Whether something may be put into the artifact store; waits while that can't be known."""

@@ -139,10 +139,11 @@ class _Attempt:
 
     def carry_out(self, command: Sequence[str] | None) -> End:
         try:
-            if self._held.lease:
-                self._held.lease.check()  # an order that comes late may be another attempt's by now
+            self._unless_told(self._held.make_way)  # an order that comes late may be another attempt's by now
             order = self._unless_told(lambda: localised(self._order, self._store, self._append))
             write_order(order, self._run_dir)
+            self._unless_told(self._held.make_way)
+            self._raise_if_told()
             end = self._run_child(command or child_command(self._run_dir))
             return self._store_results() if end.reason is Reason.COMPLETED else end
         except _Interrupted as interrupted:

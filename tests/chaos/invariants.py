@@ -54,7 +54,7 @@ def violations(stack: Stack, played: Round) -> dict[str, list[str]]:
         "every end is explained": lambda: list(_unexplained(played)),
         "states change by the table": lambda: list(_illegal_moves(played)),
         "one live attempt a device": _double_allocations,
-        "one live child a device": lambda: list(_double_children(stack)),
+        "one live child a device": lambda: list(_double_children(stack, played)),
         "nothing is written without the lease": lambda: list(_late_writes(stack, played)),
         "every metric is stored once": lambda: _in_time(lambda: list(_lost_metrics(stack, played))),
         "losses are those of an undisturbed run": lambda: list(_wrong_losses(played)),
@@ -156,10 +156,13 @@ def _double_allocations() -> list[str]:
     ]
 
 
-def _double_children(stack: Stack) -> Iterator[str]:
+def _double_children(stack: Stack, played: Round) -> Iterator[str]:
+    jobs = {str(job) for job in played.ids.values()}
     held: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
     for path in stack.witness.iterdir():
         node, device, run = path.name.split(".")
+        if run.split("-")[0] not in jobs:
+            continue  # an earlier round's
         times = [float(line.split()[1]) for line in path.read_text().splitlines()]
         held[f"{node}.{device}"].append((times[0], times[-1], f"{run} on {node} device {device}"))
     for spans in held.values():

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -91,10 +92,12 @@ def compare(seed: int, rounds: int, faults: int, gap_s: float = schedule.GAP_S) 
 def _round(home: Path, broker: Redis, workers: dict[str, Part], seed: int, faults: int, gap_s: float) -> dict[str, int]:
     works = jobs(seed, stretch=schedule.stretch(faults, gap_s))
     trainings = {work.key: work.spec["max_steps"] for work in works if work.resumable}
-    agenda = Agenda()
+    agenda, sending = Agenda(), Agenda()
     for work in works:
         if work.key in trainings:
-            agenda.add(work.at_s, lambda work=work: _send(work.key, trainings[work.key]))
+            sending.add(work.at_s, lambda work=work: _send(work.key, trainings[work.key]))
+    clerk = threading.Thread(target=sending.run, daemon=True)
+    clerk.start()
     done: Counter[str] = Counter()
     down: set[str] = set()
 
@@ -110,6 +113,10 @@ def _round(home: Path, broker: Redis, workers: dict[str, Part], seed: int, fault
     for planned in schedule.plan(seed, faults, gap_s):
         agenda.add(planned.at_s, strike(planned))
     agenda.run()
+    for part in workers.values():
+        part.signal(signal.SIGCONT)
+        part.start()
+    clerk.join(SETTLE_S)
     deadline = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline and not trainings.keys() <= _finished(home):
         time.sleep(0.5)
@@ -167,7 +174,7 @@ def _inject(
         case Kind.FLUSH_REDIS if "redis" not in down:
             broker.client().flushall()
             return nothing
-        case Kind.REPEAT_ORDERS:
+        case Kind.REPEAT_ORDERS if "redis" not in down:
             for key, steps in list(trainings.items())[:4]:
                 if list(home.glob(f"{key}.*")):
                     _send(key, steps)

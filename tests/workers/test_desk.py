@@ -112,6 +112,31 @@ def test_a_revoked_attempt_ends_as_lost(desk, bench):
     assert Spool.of_run_dir(bench.runs_dir / "1-1-mine").ended is Reason.NODE_LOST
 
 
+def test_an_attempt_that_lost_its_lease_unknowingly_is_over_before_another_begins_on_its_device(desk, bench):
+    bench.book.whole = True
+    bench.book.holders = {1: "1:first", 2: "1:second"}
+    spec = {"kind": "launch", "model": "tiny", "name": "ignore_sigterm"}
+    orders = [
+        make_order(bench.store_dir, job=job, token=token, spec=spec) for job, token in ((1, "first"), (2, "second"))
+    ]
+    reasons = {}
+    threads = [
+        threading.Thread(target=lambda order=order: reasons.update({order["job"]: desk.start(order)}), daemon=True)
+        for order in orders
+    ]
+    threads[0].start()
+    eventually(lambda: bench.events("result"))
+    bench.book.holders[1] = "2:elsewhere"
+    threads[1].start()
+    eventually(lambda: [event for event in bench.sink.envelopes if event.job == 2 and event.event.type == "result"])
+    ended = next(one for one in bench.sink.envelopes if one.job == 1 and one.event.type == "finished")
+    began = next(one for one in bench.sink.envelopes if one.job == 2 and one.event.type == "started")
+    assert ended.event.reason is Reason.NODE_LOST
+    assert ended.at <= began.at
+    desk.stop.set()
+    threads[1].join(20)
+
+
 def test_an_attempt_that_was_revoked_before_it_came_is_never_started(desk, bench):
     desk.revoke(1, 1, "mine")
     assert desk.start(make_order(bench.store_dir, token="mine")) is None
