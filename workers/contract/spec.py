@@ -101,7 +101,7 @@ class DataSettings(Contract):
     streaming: Literal["auto", "on", "off"] = Field(
         "auto",
         title="Streaming",
-        description="Read the data while training, not into memory before; auto: when it is larger than 256 MiB.",
+        description="Read the data while training, not into memory before; auto: when unzipped it is over 256 MiB.",
     )
     workers: int = Field(
         4,

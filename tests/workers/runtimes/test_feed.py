@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import psutil
 import pytest
 
+from tests.s3_server import s3_server
 from tests.workers.runtimes.conftest import Told, finetune_order, write_rows
 from tests.workers.runtimes.test_checkpoints import assert_same, figures, interrupted, losses, resumed, weights
 from tests.workers.runtimes.test_ranks import carried_out
@@ -161,6 +163,22 @@ def test_two_ranks_share_the_batches_of_one_and_either_goes_on_after_the_other(
     assert [batch for both in zip(*shared, strict=True) for batch in both] == whole[6:]
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_shards_afar_are_read_as_those_at_hand(
+    monkeypatch: pytest.MonkeyPatch, corpus: dict[str, Any], tokenizer: Any, cores: int
+) -> None:
+    """In this process, and in two others."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    near = Feed(spec(), find_shards(corpus["train_uri"]), TEXT, tokenizer, as_lists)
+    with s3_server() as s3, monkeypatch.context() as environment:
+        for name, value in s3.environment.items():
+            environment.setenv(name, value)
+        place = f"{s3.root}/corpus-{cores}"
+        fsspec.filesystem("s3").put(corpus["train_uri"], place, recursive=True)
+        afar = Feed(spec(), find_shards(place), TEXT, tokenizer, as_lists)
+        assert texts(afar, 12, tokenizer) == texts(near, 12, tokenizer)
+
+
 def test_a_state_of_other_data_is_refused(corpus: dict[str, Any], tokenizer: Any) -> None:
     state = Feed(spec(), find_shards(corpus["train_uri"]), TEXT, tokenizer, as_lists).state()
     write_rows(Path(corpus["train_uri"]) / "part-9.jsonl", [{"text": "new"}])
@@ -183,6 +201,9 @@ def test_large_data_is_streamed_unless_the_spec_says_otherwise(tmp_path: Path) -
     with (tmp_path / "large.jsonl").open("wb") as file:
         file.truncate(AUTO_BYTES + 1)  # sparse
     write_rows(tmp_path / "small.jsonl", [{"text": "a"}])
+    with (tmp_path / "zipped.jsonl.gz").open("wb") as file:
+        file.truncate(AUTO_BYTES // 2)
+    assert is_streamed(spec(data={}), find_shards(str(tmp_path / "zipped.jsonl.gz")))
     large, small = find_shards(str(tmp_path / "large.jsonl")), find_shards(str(tmp_path / "small.jsonl"))
     assert [is_streamed(spec(data={}), shards) for shards in (large, small)] == [True, False]
     assert [is_streamed(spec(data={"streaming": "off"}), shards) for shards in (large, small)] == [False, False]

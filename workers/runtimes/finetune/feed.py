@@ -38,6 +38,8 @@ class Failure(NamedTuple):
 
 AUTO_BYTES = 256 * 2**20
 """Data of more than this is streamed where the spec leaves it open."""
+SQUEEZED = 4
+"""Text is about so many times smaller in gzip or Parquet."""
 PROBED = 512
 """Rows that tell how many of them a pack holds."""
 
@@ -56,7 +58,8 @@ ALONE = Rank()
 def is_streamed(spec: FinetuneSpec, shards: Sequence[Shard]) -> bool:
     """Whether the data is read while training, instead of into memory before."""
     if spec.data.streaming == "auto":
-        return sum(shard.bytes for shard in shards) > AUTO_BYTES
+        plain = (shard.bytes * (SQUEEZED if shard.zipped or shard.kind == "parquet" else 1) for shard in shards)
+        return sum(plain) > AUTO_BYTES
     return spec.data.streaming == "on"
 
 

@@ -22,6 +22,7 @@ Raw = bytes | Row
 """A row as its file has it: a line, or the columns of a Parquet file."""
 
 READ_AHEAD = 2**20
+"""Bytes of a file that are held; what reads from afar would hold fifty times as many."""
 PARQUET_ROWS = 256
 """Rows of a Parquet file that are decoded at a time."""
 
@@ -34,6 +35,10 @@ class Shard:
     name: str
     bytes: int
     rows: int = 0
+
+    @property
+    def zipped(self) -> bool:
+        return self.name.lower().endswith(".gz")
 
     @property
     def kind(self) -> str:
@@ -114,7 +119,8 @@ def read_rows(shards: Sequence[Shard], limit: int | None = None) -> list[Row]:
 def _opened(shard: Shard) -> Iterator[IO[bytes]]:
     """The file's bytes, unzipped. Raises RunFailed naming it for whatever is wrong with it, also while it is read."""
     try:
-        with fsspec.open(shard.place, "rb", compression="gzip" if shard.name.endswith(".gz") else None) as file:
+        fs, path = fsspec.core.url_to_fs(shard.place)
+        with fs.open(path, "rb", block_size=READ_AHEAD, compression="gzip" if shard.zipped else None) as file:
             yield io.BufferedReader(file, READ_AHEAD) if shard.kind != "parquet" else file
     except FileNotFoundError as error:
         raise missing(f"dataset: {shard.name} is not there any more.") from error
