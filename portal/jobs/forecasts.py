@@ -32,6 +32,8 @@ MARGIN = 1.5
 UNALIKE = {"name": True, "adapter": True, "seed": True, "priority": True, "retry": True, "preemptible": True}
 """What of a spec changes nothing of its forecast."""
 
+Spec = FinetuneSpec | LaunchSpec | PreflightSpec
+
 
 class Forecast(NamedTuple):
     """None for what nobody knows; `planned_bytes` also where the job gets its devices alone."""
@@ -52,12 +54,16 @@ class Forecasts:
         self._fleets: dict[str, Fleet] = {}
         self._calibration: Calibration = calibration()
 
-    def of(self, spec: FinetuneSpec | LaunchSpec | PreflightSpec) -> Forecast:
-        """The job's forecast."""
+    def of(self, spec: Spec, key: str, *, in_haste: bool = False) -> Forecast | None:
+        """The job's forecast; `key`: of `alike`. None if it is asked `in_haste` and must be planned first.
+
+        One that may share a device is planned in any case: it would get it alone meanwhile.
+        """
         if isinstance(spec, PreflightSpec) or (isinstance(spec, LaunchSpec) and not _may_share(spec)):
             return NONE
-        key = spec.model_dump_json(exclude=UNALIKE)
         if key not in self._known:
+            if in_haste and not _may_share(spec):
+                return None
             self._known[key] = self._tried(spec)
         return self._known[key]
 
@@ -87,6 +93,11 @@ class Forecasts:
         if key not in self._fleets:
             self._fleets[key] = fleet_of(WHOLE_FLEET, self._nodes, lambda device: _wanted(device, wishes))
         return self._fleets[key]
+
+
+def alike(spec: Spec) -> str:
+    """The same for all jobs that have the same forecast."""
+    return spec.model_dump_json(exclude=UNALIKE)
 
 
 def device_kinds() -> Hashable:

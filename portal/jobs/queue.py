@@ -14,7 +14,7 @@ from django.db.models import Count, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 
 from portal.accounts.selectors import teams
-from portal.jobs.forecasts import Forecasts, device_kinds
+from portal.jobs.forecasts import NONE, Forecasts, alike, device_kinds
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
 from portal.jobs.notify import jobs_changed
@@ -32,8 +32,8 @@ Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
 _waiting: dict[Key, Waiting] = {}
 """Waiting jobs, their specs parsed once."""
-_unplanned: dict[Key, Spec] = {}
-"""Those of them that no forecast was asked for yet."""
+_unplanned: dict[Key, tuple[Spec, str]] = {}
+"""Those of them that have no forecast yet, and what they have it in common by (forecasts.alike)."""
 FORECAST_S = 0.02
 """Time for forecasts in one round; jobs that are alike have theirs at once."""
 
@@ -92,12 +92,13 @@ def _forecasts(kinds: Hashable) -> Forecasts:
 def _foresee(forecasts: Forecasts) -> None:
     """Have forecasts of as many as there is time for, those that were submitted first before the others."""
     until = time.monotonic() + FORECAST_S
-    for key in list(_unplanned):
-        seconds, planned_bytes = forecasts.of(_unplanned.pop(key))
-        if seconds is not None or planned_bytes is not None:
-            _waiting[key] = replace(_waiting[key], duration_s=seconds, planned_bytes=planned_bytes)
-        if time.monotonic() > until:
-            break
+    for key, (spec, common) in list(_unplanned.items()):
+        forecast = forecasts.of(spec, common, in_haste=time.monotonic() > until)
+        if forecast is None:
+            continue
+        del _unplanned[key]
+        if forecast != NONE:
+            _waiting[key] = replace(_waiting[key], duration_s=forecast.seconds, planned_bytes=forecast.planned_bytes)
 
 
 def _make(keys: set[Key], team: dict[Key, str]) -> None:
@@ -106,8 +107,9 @@ def _make(keys: set[Key], team: dict[Key, str]) -> None:
     rows = Job.objects.filter(pk__in=list(at)).order_by("pk").values_list("pk", "spec")
     for pk, spec in rows.iterator(2000) if at else ():
         key = pk, at[pk]
-        _unplanned[key] = JOB_SPEC.validate_python(spec)
-        _waiting[key] = waiting_of(pk, _unplanned[key], team[key], at[pk])
+        parsed = JOB_SPEC.validate_python(spec)
+        _unplanned[key] = parsed, alike(parsed)
+        _waiting[key] = waiting_of(pk, parsed, team[key], at[pk])
 
 
 def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:

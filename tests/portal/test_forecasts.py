@@ -1,17 +1,26 @@
 """What waiting jobs are expected to take: when those behind others start, and who may go before one that waits."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.utils import timezone
+from pytest_django.fixtures import Settings
 
 from portal.jobs import loop, queue
 from portal.jobs.models import Attempt, Job
+from portal.jobs.scheduler import Policy
 from tests.portal.factories import make_attempt, make_dataset, make_job, make_model, make_node
 from tests.portal.test_sharing import CONFIG
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("live_redis")]
+
+
+@pytest.fixture(autouse=True)
+def at_leisure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are planned in the first round, however slow the machine."""
+    monkeypatch.setattr(queue, "FORECAST_S", 60)
 
 
 @pytest.fixture
@@ -57,8 +66,22 @@ def test_a_small_job_goes_before_one_that_waits_for_more_if_it_is_over_in_time(n
 
 def test_a_long_queue_is_foreseen_in_turns(named: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     make_node("n1")
-    monkeypatch.setattr(queue, "FORECAST_S", 0)
-    for steps in (10, 20, 30):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(queue, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(queue, "FORECAST_S", 1.5)
+    for steps in (10, 20, 30, 10):
         make_job(spec={**named, "max_steps": steps})
     rounds = [[job.duration_s is not None for job in queue.read(timezone.now())] for _ in range(3)]
-    assert rounds == [[True, False, False], [True, True, False], [True, True, True]]
+    assert rounds[0] == [True, False, False, True], "those that are alike have theirs at once"
+    assert rounds[2] == [True] * 4
+
+
+def test_jobs_that_may_share_a_device_are_planned_before_they_are_placed(
+    named: dict[str, Any], monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.LIFTOFF_SCHEDULING = Policy(packs=frozenset({"launch"}))
+    monkeypatch.setattr(queue, "FORECAST_S", -1)
+    make_node("n1")
+    for tokens in (256, 512, 1024):
+        make_job(kind="launch", spec={"model": named["model"], "context_length": tokens, "max_tokens": 8})
+    assert all(job.planned_bytes for job in queue.read(timezone.now()))
