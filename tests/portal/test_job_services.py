@@ -65,7 +65,6 @@ def submit(user: User, **changes: Any) -> Job:
         ({"lora": {"rank": 0}}, "lora.rank", ["0", "at least 1"]),
         ({"kind": "dance"}, "kind", ["dance", "finetune"]),
         ({"adapter": "of-tiny"}, "adapter", ["already an adapter"]),
-        ({"resources": {"devices": 2}}, "resources.devices", ["use 1"]),
         ({"resources": {"node": "nowhere"}}, "resources.node", ["no node named"]),
         ({"spec_version": 99}, "spec_version", ["99", "version 1"]),
         ({"kind": "launch", "adapter": "of-other", "context_length": 512}, "adapter", ["was trained on other"]),
