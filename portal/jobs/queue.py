@@ -25,8 +25,8 @@ TOLD_AT_ONCE = 50
 """Sentences written in one round: first to those that know nothing yet, then in the queue's order."""
 STEADY_S = 60.0
 
-Key = tuple[int, datetime]
-"""A job's number and since when it waits: numbers alone come again in another database."""
+Key = tuple[int, int]
+"""A job's number and that of its last attempt: it waits anew after each."""
 
 Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
@@ -67,11 +67,10 @@ def mark(now: datetime) -> Mark:
 
 def read(now: datetime) -> list[Waiting]:
     """The queue as the scheduler weighs it."""
-    since = Coalesce("queued_at", "created_at")
-    rows = list(_due(now).order_by("pk").values_list("pk", since, "owner_id"))
-    team = teams(owner for _, _, owner in rows) if rows else {}
-    keys = {(pk, at): team[owner] for pk, at, owner in rows}
-    forecasts = _forecasts(device_kinds()) if rows else None
+    rows = list(_due(now).order_by("pk").values_list("pk", "attempt_number", "owner_id"))
+    team = teams({owner for _, _, owner in rows}) if rows else {}
+    keys = {(pk, number): team[owner] for pk, number, owner in rows}
+    forecasts = _forecasts(device_kinds(), _database()) if rows else None
     for key in _waiting.keys() - keys.keys():
         del _waiting[key]
         _unplanned.pop(key, None)
@@ -81,8 +80,13 @@ def read(now: datetime) -> list[Waiting]:
     return [_waiting[key] for key in keys]
 
 
+def _database() -> Hashable:
+    """Another one in another database, where the same numbers are other jobs'."""
+    return Job.objects.order_by("pk").values_list("pk", "created_at").first()
+
+
 @lru_cache(1)
-def _forecasts(kinds: Hashable) -> Forecasts:
+def _forecasts(kinds: Hashable, database: Hashable) -> Forecasts:
     """Those for the fleet as it is; whatever was planned for another one is planned anew."""
     _waiting.clear()
     _unplanned.clear()
@@ -103,13 +107,14 @@ def _foresee(forecasts: Forecasts) -> None:
 
 def _make(keys: set[Key], team: dict[Key, str]) -> None:
     """Have these jobs in `_waiting`."""
-    at = dict(keys)
-    rows = Job.objects.filter(pk__in=list(at)).order_by("pk").values_list("pk", "spec")
-    for pk, spec in rows.iterator(2000) if at else ():
-        key = pk, at[pk]
+    numbers = dict(keys)
+    since = Coalesce("queued_at", "created_at")
+    rows = Job.objects.filter(pk__in=list(numbers)).order_by("pk").values_list("pk", "spec", since)
+    for pk, spec, at in rows.iterator(2000) if numbers else ():
+        key = pk, numbers[pk]
         parsed = JOB_SPEC.validate_python(spec)
         _unplanned[key] = parsed, alike(parsed)
-        _waiting[key] = waiting_of(pk, parsed, team[key], at[pk])
+        _waiting[key] = waiting_of(pk, parsed, team[key], at)
 
 
 def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
