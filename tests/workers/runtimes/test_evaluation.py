@@ -10,7 +10,8 @@ import torch
 from tests.workers.runtimes.conftest import STARTER, STARTER_LABELS
 from workers.contract.spec import DatasetInput, ModelInput
 from workers.runtimes.finetune.evaluation import accuracy, common_prefix, evaluate, macro_f1, match_label
-from workers.runtimes.finetune.samples import make_samples, read_rows
+from workers.runtimes.finetune.samples import make_samples
+from workers.runtimes.finetune.shards import find_shards, read_rows
 from workers.runtimes.models import load_model
 
 LABELS = ("bug", "feature request", "feature", "Refund")
@@ -59,7 +60,7 @@ def loaded(tiny: Path) -> tuple[Any, Any]:
 def test_the_loss_is_the_mean_over_completion_tokens(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     dataset = DatasetInput(name="d", format="text_label", train_uri="", sha256="", labels=STARTER_LABELS)
-    samples = make_samples(read_rows(STARTER / "test.jsonl", 6), dataset, tokenizer, 200)
+    samples = make_samples(read_rows(find_shards(str(STARTER / "test.jsonl")), 6), dataset, tokenizer, 200)
     seen: list[tuple[int, int]] = []
     score = evaluate(model, tokenizer, samples, STARTER_LABELS, 4, lambda done, total: seen.append((done, total)))
 
