@@ -37,7 +37,7 @@ def test_three_clicks_make_one_job(page: Page, portal: Portal, waiting: int) -> 
       const button = document.querySelector("#content form[method=post] button.btn-primary");
       [0, 120, 240].forEach((wait) => setTimeout(() => button.click(), wait));
     }""")
-    page.wait_for_url(re.compile(r"/jobs/\d+/$"))
+    expect(page).to_have_url(re.compile(r"/jobs/\d+/$"))  # the second click may cut the first one's navigation
     stop(portal, int(page.url.rstrip("/").rsplit("/", 1)[1]))
     assert portal.client.get("/api/v1/jobs").json()["count"] == before + 1
 
