@@ -14,9 +14,9 @@ from django.conf import settings
 from portal.fleet.models import Accelerator, Node
 from portal.fleet.selectors import nodes
 from portal.jobs.measurements import calibration, rules
-from portal.jobs.plan_names import WHOLE_FLEET, fleet_of, resolve_model
+from portal.jobs.plan_names import WHOLE_FLEET, answers, fleet_of, resolve_model
 from portal.jobs.plan_specs import of_spec
-from portal.jobs.scheduler import GIB, Policy
+from portal.jobs.scheduler import Policy
 from portal.planner.calibration import Calibration
 from portal.planner.hardware import Fleet
 from portal.planner.search import Search
@@ -113,6 +113,4 @@ def _may_share(spec: FinetuneSpec | LaunchSpec) -> bool:
 
 
 def _wanted(device: Accelerator, wishes: Resources) -> bool:
-    if wishes.node and device.node.name != wishes.node:
-        return False
-    return wishes.device_kind in ("any", device.kind) and device.memory_bytes >= wishes.min_memory_gib * GIB
+    return wishes.node in (None, device.node.name) and answers(device, wishes)

@@ -104,7 +104,7 @@ def fleet_for(resources: Resources) -> Fleet:
         if (node.name == resources.node if resources.node else _takes_jobs(node))
         and resources.labels.items() <= node.labels.items()
     ]
-    fleet = fleet_of(resources.node or WHOLE_FLEET, chosen, lambda device: _wanted(device, resources))
+    fleet = fleet_of(resources.node or WHOLE_FLEET, chosen, lambda device: answers(device, resources))
     if not fleet.groups:
         raise Refused.at("resources", None, "resources: no node that is online has the devices this asks for.")
     return fleet
@@ -168,7 +168,8 @@ def _takes_jobs(node: Node) -> bool:
     return node.state != Node.State.DRAINING and is_online(node)
 
 
-def _wanted(device: Accelerator, resources: Resources) -> bool:
+def answers(device: Accelerator, resources: Resources) -> bool:
+    """Whether the device is of the kind and size that a job wishes."""
     return resources.device_kind in ("any", device.kind) and device.memory_bytes >= resources.min_memory_gib * GIB
 
 

@@ -96,9 +96,11 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
     }
     if ModelProfile.objects.filter(name=request.model).exists():
         values["model"] = request.model
-    if Node.objects.filter(name=request.hardware).exists():
+    is_node = Node.objects.filter(name=request.hardware).exists()
+    if is_node:
         values["resources__node"] = request.hardware
-    values |= _devices(plan, request.hardware)
+    if is_node or request.hardware == WHOLE_FLEET:
+        values |= _devices(plan, request.hardware)
     if workload.goal == "infer":
         if method.quantization in WORKABLE:
             values["quantization"] = method.quantization
@@ -121,9 +123,7 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
 
 
 def _devices(plan: Plan, hardware: str) -> dict[str, Any]:
-    """Wishes that keep the job on devices like the plan's, where real hardware has others too."""
-    if hardware != WHOLE_FLEET and not Node.objects.filter(name=hardware).exists():
-        return {}
+    """Wishes that keep the job on devices like the plan's, where real `hardware` has others too."""
     devices = [group.device for group in resolve_hardware(hardware).groups]
     alike = [device for device in devices if device.memory_bytes == plan.memory.capacity]
     if len(alike) == len(devices) or not alike:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil, floor, log
 
-from portal.pages.calibration_words import step
+from portal.pages.quantities import duration, size
 
 LEFT, RIGHT, TOP, BOTTOM = 19.0, 94.0, 8.0, 84.0
 """Edges of the plot, percent of the drawing; the axis labels stand outside of it."""
 MOST_TICKS = 5
 BYTE_STEP, SECOND_STEP = 2.0, 10.0
 """From one tick of an axis to the next: doublings of bytes, tenfold seconds."""
-BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,12 @@ class Scatter:
 
 def of_bytes(pairs: Iterable[Pair]) -> Scatter | None:
     """The drawing of bytes; None without any."""
-    return _scatter(list(pairs), BYTE_STEP, _bytes)
+    return _scatter(list(pairs), BYTE_STEP, size)
 
 
 def of_seconds(pairs: Iterable[Pair]) -> Scatter | None:
     """The drawing of seconds; None without any."""
-    return _scatter(list(pairs), SECOND_STEP, step)
+    return _scatter(list(pairs), SECOND_STEP, duration)
 
 
 def _scatter(pairs: list[Pair], base: float, shown: Callable[[float], str]) -> Scatter | None:
@@ -93,8 +92,3 @@ def _x(share: float) -> str:
 
 def _y(share: float) -> str:
     return f"{BOTTOM - share * (BOTTOM - TOP):.2f}%"
-
-
-def _bytes(value: float) -> str:
-    unit = min(max(0, floor(log(value, 1024) + 1e-9)), len(BYTE_UNITS) - 1)
-    return f"{value / 1024**unit:.3g} {BYTE_UNITS[unit]}"

@@ -16,7 +16,8 @@ from portal.accounts.requests import SignedInRequest
 from portal.jobs import measurements
 from portal.jobs.models import Measurement
 from portal.pages.calibration_chart import Pair, of_bytes, of_seconds
-from portal.pages.calibration_words import GOALS, device_title, method_words, step
+from portal.pages.calibration_words import GOALS, device_title, method_words
+from portal.pages.quantities import duration
 from portal.pages.templatetags.liftoff import gib
 from portal.planner.calibration import FEWEST
 
@@ -34,7 +35,7 @@ def calibration(request: SignedInRequest) -> HttpResponse:
         "page": Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page")),
         "bytes_chart": of_bytes(_pair(row, row.predicted_bytes, row.measured_bytes, gib) for row in latest),
         "seconds_chart": of_seconds(
-            _pair(row, row.predicted_step_s, row.measured_step_s, step)
+            _pair(row, row.predicted_step_s, row.measured_step_s, duration)
             for row in latest
             if row.predicted_step_s and row.measured_step_s
         ),

@@ -1,9 +1,8 @@
-"""What was planned and how long it took, in words. Knows no record."""
+"""What was planned, in words. Knows no record."""
 
 from portal.planner.devices import DEVICES
 
 GOALS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tune", "infer": "serving"}
-SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def device_title(name: str) -> str:
@@ -16,9 +15,3 @@ def method_words(key: str) -> str:
     goal, *rest = key.split("/")
     words = [part.replace("zero", "ZeRO ") if part.startswith("zero") else part for part in rest]
     return " · ".join([GOALS.get(goal, goal), *words])
-
-
-def step(seconds: float) -> str:
-    """Seconds in the unit that reads best: 0.0123 → '12.3 ms'."""
-    size, unit = next(((size, unit) for size, unit in SECONDS if seconds >= size * 0.9995), SECONDS[-1])
-    return f"{seconds / size:.3g} {unit}"

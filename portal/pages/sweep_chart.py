@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log2, log10
 from typing import Any
 
+from portal.pages.quantities import duration, size
 from portal.planner.rules import Rules
 from workers.contract.sweep import Sum, Sweep
 
@@ -118,27 +119,12 @@ def drawing(sweep: Sweep, rules: Rules, report: Any = None) -> Drawing:
     )
 
 
-def size(count: float) -> str:
-    """Bytes of a message: 65536 → '64 KiB'."""
-    for limit, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= limit:
-            return f"{count / limit:.3g} {unit}"
-    return f"{count:g} B"
-
-
 def rate(bytes_per_s: float) -> str:
     """Bandwidth in decimal units, as links are sold: 1.5e9 → '1.5 GB/s'."""
     for limit, unit in ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s")):
         if bytes_per_s >= limit:
             return f"{bytes_per_s / limit:.3g} {unit}"
     return f"{bytes_per_s:.3g} B/s"
-
-
-def duration(seconds: float) -> str:
-    """0.00047 → '470 µs', 0.343 → '343 ms', 1.5 → '1.5 s'."""
-    if seconds >= 1:
-        return f"{seconds:.3g} s"
-    return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
 
 
 def _counts(sums: Iterable[Sum]) -> list[int]:

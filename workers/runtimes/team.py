@@ -29,20 +29,16 @@ def world_size() -> int:
 
 def all_agree(well: bool) -> bool:
     """Whether it is so for every process. Each must ask."""
-    return not _any(not well)
+    return not any_wants(not well)
 
 
 def any_wants(wanted: bool) -> bool:
     """Whether it is so for some process. Each must ask."""
-    return _any(wanted)
-
-
-def _any(flag: bool) -> bool:
     if world_size() == 1:
-        return flag
+        return wanted
     import torch
 
     device: Any = torch.device("cuda", local_rank()) if torch.distributed.get_backend() == "nccl" else "cpu"
-    vote = torch.tensor([float(flag)], device=device)
+    vote = torch.tensor([float(wanted)], device=device)
     torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX)
     return bool(vote.item())

@@ -2,7 +2,8 @@
 
 from django import template
 
-from portal.pages.calibration_words import device_title, method_words, step
+from portal.pages.calibration_words import device_title, method_words
+from portal.pages.quantities import duration
 
 register = template.Library()
 register.filter("device_title", device_title)
@@ -28,4 +29,4 @@ def signed_percent(value: float | None) -> str:
 @register.filter
 def short_seconds(value: float | None) -> str:
     """A step's seconds: 0.0123 → '12.3 ms'."""
-    return "—" if value is None else step(value)
+    return "—" if value is None else duration(value)
