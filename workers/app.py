@@ -8,7 +8,7 @@ from celery import Celery
 from celery.apps.worker import Worker
 
 from workers.contract.names import broker_url, node_queue
-from workers.contract.spec import MOST_SHARING
+from workers.contract.order import MOST_SHARING
 
 VISIBILITY_TIMEOUT_S = 86_400
 """Seconds after which Redis hands an unacknowledged message out again; the same for all who use a broker.

@@ -18,7 +18,7 @@ import psutil
 
 from workers import guard
 from workers.contract.names import EVENTS_FD_ENV
-from workers.contract.spec import Order
+from workers.contract.order import Order
 
 RUN_ENV = "LIFTOFF_RUN"
 """Environment variable with the run directory; every process of a run carries it, so that none can be lost."""

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from workers.child import kill_run
+from workers.contract.base import UnknownVersion
 from workers.contract.events import RunningAttempt
+from workers.contract.order import Order
 from workers.contract.reasons import Reason
-from workers.contract.spec import Order, UnknownVersion
 from workers.contract.stopping import STOP_GRACE_S
 from workers.held import End, Held, Identity, Place
 from workers.leases import Lease, LeaseBook, LeaseWatch

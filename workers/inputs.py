@@ -12,9 +12,10 @@ from workers.afar import ArtifactDamaged, ArtifactMissing, NoRoom, StoreUnreacha
 from workers.artifacts import ArtifactStore
 from workers.contents import sha256_of
 from workers.contract import events
+from workers.contract.base import Contract
 from workers.contract.events import AnyEvent, Log, Phase
 from workers.contract.names import ORDER_FILE, UnsafeURI
-from workers.contract.spec import Contract, DatasetInput, Order
+from workers.contract.order import DatasetInput, Order
 from workers.copies import Progress
 
 Part = TypeVar("Part", bound=Contract)

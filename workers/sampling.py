@@ -9,7 +9,7 @@ import time
 import psutil
 
 from workers.contract.events import Metric
-from workers.contract.spec import Device
+from workers.contract.order import Device
 from workers.nvml import Nvml
 
 SAMPLE_INTERVAL_S = 2.0

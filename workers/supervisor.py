@@ -16,9 +16,10 @@ from workers.afar import ArtifactMissing, reason_of
 from workers.artifacts import Withheld
 from workers.child import Child, child_command, child_environment, signal_name
 from workers.contract.events import AnyEvent, Envelope, Finished, Log, Started
+from workers.contract.launch import LaunchSpec
 from workers.contract.names import UnsafeURI
+from workers.contract.order import Order
 from workers.contract.reasons import Outcome, Reason
-from workers.contract.spec import LaunchSpec, Order
 from workers.guard import GRACE_S
 from workers.held import End, Held, Identity, Interruption, Place
 from workers.inputs import localised, write_order

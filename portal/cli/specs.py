@@ -11,7 +11,9 @@ from pydantic import BaseModel
 
 from portal.cli.client import Problem
 from workers.contract.errors import unknown_name
-from workers.contract.spec import FinetuneSpec, LaunchSpec, PreflightSpec
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
+from workers.contract.spec import PreflightSpec
 
 KINDS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec, "preflight": PreflightSpec}
 

@@ -11,7 +11,9 @@ from django.db.models import Model, QuerySet
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Node
 from workers.contract.errors import FieldError, Refused, unknown_name
-from workers.contract.spec import FinetuneSpec, LaunchSpec, PreflightSpec
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
+from workers.contract.spec import PreflightSpec
 
 Row = TypeVar("Row", bound=Model)
 

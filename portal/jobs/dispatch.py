@@ -24,7 +24,7 @@ from workers.contract.names import (
     job_stream,
     node_queue,
 )
-from workers.contract.spec import Order
+from workers.contract.order import Order
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import redis
 from portal.jobs.connection import client
 from portal.jobs.models import Attempt
 from workers.contract.names import EPOCH_FIELD, LEASES
-from workers.contract.spec import Order
+from workers.contract.order import Order
 
 log = logging.getLogger(__name__)
 _CHANGE = """

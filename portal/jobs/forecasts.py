@@ -21,7 +21,10 @@ from portal.planner.calibration import Calibration
 from portal.planner.hardware import Fleet
 from portal.planner.search import Search
 from workers.contract.errors import Refused
-from workers.contract.spec import FinetuneSpec, LaunchSpec, PreflightSpec, Resources
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
+from workers.contract.resources import Resources
+from workers.contract.spec import PreflightSpec
 
 log = logging.getLogger(__name__)
 

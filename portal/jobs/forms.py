@@ -19,7 +19,9 @@ from portal.fleet.models import Node
 from portal.jobs import services
 from portal.jobs.models import Job
 from workers.contract.errors import FieldError, Refused
-from workers.contract.spec import DeepSpeedSettings, FinetuneSpec, LaunchSpec, PreflightSpec
+from workers.contract.finetune import DeepSpeedSettings, FinetuneSpec
+from workers.contract.launch import LaunchSpec
+from workers.contract.spec import PreflightSpec
 
 SPECS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec, "preflight": PreflightSpec}
 NOT_ASKED = ("kind", "spec_version")

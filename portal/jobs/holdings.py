@@ -15,7 +15,8 @@ from portal.jobs.lifecycle import Status
 from portal.jobs.models import Allocation
 from portal.jobs.queue import waiting_of
 from portal.jobs.scheduler import GIB, FleetNode, FreeDevice, Held
-from workers.contract.spec import JOB_SPEC, FinetuneSpec
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.spec import JOB_SPEC
 
 NODE_COLUMNS = ("name", "state", "labels", "last_seen_at", "ram_bytes", "disk_free_bytes")
 

@@ -26,8 +26,10 @@ from portal.planner.request import PlanRequest
 from portal.planner.rules import Rules
 from portal.planner.search import Search, Way
 from workers.contract.errors import Refused, from_pydantic
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
 from workers.contract.measured import Measured
-from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec
+from workers.contract.spec import JOB_SPEC
 
 log = logging.getLogger(__name__)
 PlannedSpec = FinetuneSpec | LaunchSpec

@@ -11,17 +11,10 @@ from portal.jobs.checks import Known, look_up
 from portal.jobs.models import Attempt, Job
 from portal.jobs.scheduler import Placement
 from portal.jobs.tokens import serve_token
+from workers.contract.finetune import FinetuneSpec
 from workers.contract.names import store_uri
-from workers.contract.spec import (
-    JOB_SPEC,
-    AdapterInput,
-    DatasetInput,
-    Device,
-    FinetuneSpec,
-    ModelInput,
-    Order,
-    ResumeInput,
-)
+from workers.contract.order import AdapterInput, DatasetInput, Device, ModelInput, Order, ResumeInput
+from workers.contract.spec import JOB_SPEC
 
 
 def build(claimed: Sequence[tuple[Job, Placement]]) -> list[Order]:

@@ -20,7 +20,7 @@ from portal.planner import clusters, devices, families, models
 from portal.planner.hardware import DeviceSpec, Fleet, NodeGroup
 from portal.planner.shapes import ModelShape
 from workers.contract.errors import Refused, unknown_name
-from workers.contract.spec import Resources
+from workers.contract.resources import Resources
 
 log = logging.getLogger(__name__)
 Read = TypeVar("Read")

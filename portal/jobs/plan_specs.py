@@ -12,7 +12,8 @@ from portal.jobs.plan_names import GIB, WHOLE_FLEET, resolve_hardware
 from portal.planner.answer import Plan
 from portal.planner.hardware import Fleet
 from portal.planner.request import Fixed, Number, PlanRequest, Workload
-from workers.contract.spec import FinetuneSpec, LaunchSpec
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
 
 WORKABLE = ("none", "int8", "nf4")
 """Quantizations that a launch can load."""

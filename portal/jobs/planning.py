@@ -11,7 +11,8 @@ from portal.jobs.plan_specs import form_values, of_spec, unusable
 from portal.planner.answer import PlanAnswer
 from portal.planner.plan import plan
 from portal.planner.request import PlanRequest
-from workers.contract.spec import FinetuneSpec, LaunchSpec
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
 
 __all__ = [
     "answer", "form_values", "hardware_names", "judge", "model_names", "of_spec", "resolve_hardware", "resolve_model",

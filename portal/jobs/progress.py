@@ -13,7 +13,8 @@ from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Attempt, Job
 from portal.jobs.notify import job_changed
 from portal.jobs.states import move, note
-from workers.contract.spec import FinetuneSpec, ResumeInput
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.order import ResumeInput
 
 
 def mark_started(job_id: int, number: int) -> bool:

@@ -19,7 +19,10 @@ from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
 from portal.jobs.notify import jobs_changed
 from portal.jobs.scheduler import Wait, Waiting
-from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightSpec, Resources
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
+from workers.contract.resources import Resources
+from workers.contract.spec import JOB_SPEC, PreflightSpec
 
 TOLD_AT_ONCE = 50
 """Sentences written in one round: first to those that know nothing yet, then in the queue's order."""

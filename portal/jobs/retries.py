@@ -4,7 +4,7 @@ Knows nothing of databases, clocks or where the next attempt goes.
 """
 
 from workers.contract.reasons import Reason
-from workers.contract.spec import RetryPolicy
+from workers.contract.resources import RetryPolicy
 
 ALWAYS = frozenset(
     {Reason.NODE_LOST, Reason.WORKER_STOPPED, Reason.NEVER_STARTED, Reason.STORE_UNREACHABLE, Reason.DISK_FULL}

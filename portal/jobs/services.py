@@ -23,8 +23,10 @@ from portal.jobs.notify import job_changed
 from portal.jobs.progress import announce, artifact_stored, checkpoint_stored, mark_started, report
 from portal.jobs.states import remark
 from workers.contract.errors import Refused, from_pydantic
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
 from workers.contract.reasons import Reason
-from workers.contract.spec import JOB_SPEC, FinetuneSpec, LaunchSpec, PreflightSpec
+from workers.contract.spec import JOB_SPEC, PreflightSpec
 
 Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 

@@ -21,7 +21,8 @@ from portal.jobs.strangers import Stranger, told_of
 from portal.pages.sweep_chart import Drawing, drawing
 from workers.contract.errors import Refused, from_pydantic
 from workers.contract.names import SLUG
-from workers.contract.spec import PreflightSpec, Resources
+from workers.contract.resources import Resources
+from workers.contract.spec import PreflightSpec
 from workers.contract.sweep import Sweep
 
 MOST_DEVICES = 64

@@ -23,7 +23,8 @@ from portal.pages.plan_forms import CARRIED, Sentence, plan_url, said, waits_for
 from portal.planner.answer import Plan, PlanAnswer
 from portal.planner.plan import plan
 from workers.contract.errors import Refused, from_pydantic
-from workers.contract.spec import FinetuneSpec, LaunchSpec
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
 
 SPECS: dict[str, type[FinetuneSpec] | type[LaunchSpec]] = {"finetune": FinetuneSpec, "launch": LaunchSpec}
 UNNAMED = "not-chosen-yet"

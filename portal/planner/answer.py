@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from portal.planner.request import Method
-from workers.contract.spec import Contract
+from workers.contract.base import Contract
 
 Verdict = Literal["fits", "tight", "exceeds"]
 LineName = Literal[

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from workers.contract.spec import Contract
+from workers.contract.base import Contract
 
 Goal = Literal["infer", "lora", "qlora", "full"]
 Number = Literal["fp32", "bf16", "fp16"]

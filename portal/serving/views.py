@@ -17,8 +17,8 @@ from portal.jobs.lifecycle import FINAL, Status
 from portal.jobs.models import Job
 from portal.jobs.selectors import get_job
 from portal.serving.selectors import live_endpoint, request_name
+from workers.contract.launch import LaunchSpec
 from workers.contract.prompts import label_instruction
-from workers.contract.spec import LaunchSpec
 
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 200

@@ -8,21 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from workers.contract.base import SPEC_VERSION, UnknownVersion
 from workers.contract.errors import from_pydantic
-from workers.contract.spec import (
-    JOB_SPEC,
-    SPEC_VERSION,
-    DataSettings,
-    DeepSpeedSettings,
-    FinetuneSpec,
-    LaunchSpec,
-    LoraSettings,
-    Order,
-    PreflightSpec,
-    Resources,
-    RetryPolicy,
-    UnknownVersion,
-)
+from workers.contract.finetune import DataSettings, DeepSpeedSettings, FinetuneSpec, LoraSettings
+from workers.contract.launch import LaunchSpec
+from workers.contract.order import Order
+from workers.contract.resources import Resources, RetryPolicy
+from workers.contract.spec import JOB_SPEC, PreflightSpec
 
 FINETUNE = {"kind": "finetune", "model": "tiny", "dataset": "tickets"}
 LAUNCH = {"kind": "launch", "model": "tiny"}

@@ -15,7 +15,8 @@ from portal.telemetry.record import record
 from tests.portal.factories import GIB, make_attempt, make_dataset, make_job, make_model, make_node
 from workers.contract.errors import Refused
 from workers.contract.events import Envelope, Result
-from workers.contract.spec import FinetuneSpec, LaunchSpec
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
 
 pytestmark = pytest.mark.django_db
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from portal.jobs.scheduler import GIB, Decision, FleetNode, FreeDevice, Held, Placement, Preempt, Wait, Waiting
-from workers.contract.spec import Resources
+from workers.contract.resources import Resources
 
 HOUR = 3600.0
 

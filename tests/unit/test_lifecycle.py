@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from portal.jobs.lifecycle import FINAL, HOLDS_DEVICES, MOVES, Status, final_status, may_move, sources
 from portal.jobs.retries import ALWAYS, LONGEST_BACKOFF_S, retry_in_s
 from workers.contract.reasons import Outcome, Reason
-from workers.contract.spec import RetryPolicy
+from workers.contract.resources import RetryPolicy
 
 
 def test_nothing_leaves_a_final_state() -> None:

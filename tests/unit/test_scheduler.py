@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portal.jobs.scheduler import GIB, FleetNode, FreeDevice, Placement, Wait, Waiting, decide
-from workers.contract.spec import Resources
+from workers.contract.resources import Resources
 
 
 def node(number: int, devices: int = 1, **changes: object) -> FleetNode:

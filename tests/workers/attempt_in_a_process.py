@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.workers.conftest import FAKE_CHILD, eventually, make_order
 from workers.artifacts import FsspecStore
-from workers.contract.spec import Order
+from workers.contract.order import Order
 from workers.held import Held, Place
 from workers.sinks import MemorySink
 from workers.supervisor import run_attempt

@@ -19,8 +19,8 @@ from tests.conftest import missing
 from workers.artifacts import FsspecStore
 from workers.contract.events import Envelope, StreamBatch
 from workers.contract.names import job_stream
+from workers.contract.order import Order
 from workers.contract.reasons import Reason
-from workers.contract.spec import Order
 from workers.held import Held, Place
 from workers.leases import Lease, MemoryLeaseBook
 from workers.sinks import MemorySink

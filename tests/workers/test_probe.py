@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from workers.contract.events import NodeProfile
-from workers.contract.spec import Device
+from workers.contract.order import Device
 from workers.disk import read_bandwidth
 from workers.nvml import Nvml, open_nvml
 from workers.probe import probe, sample_devices

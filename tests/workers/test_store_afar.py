@@ -19,8 +19,8 @@ from workers.contents import measure, sha256_of
 from workers.contract.events import Started
 from workers.contract.keeping import Limit
 from workers.contract.names import UnsafeURI
+from workers.contract.order import Order
 from workers.contract.reasons import Reason
-from workers.contract.spec import Order
 from workers.held import Place
 from workers.retention import make_room
 from workers.spool import Spool

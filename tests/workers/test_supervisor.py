@@ -10,8 +10,8 @@ import pytest
 from tests.workers.conftest import alive, eventually
 from workers.artifacts import FsspecStore
 from workers.contents import measure
+from workers.contract.order import Order
 from workers.contract.reasons import Reason
-from workers.contract.spec import Order
 from workers.leases import MemoryLeaseBook, Page
 from workers.supervisor import run_attempt
 

@@ -11,8 +11,8 @@ from tests.workers.conftest import make_order
 from tests.workers.test_celery_worker import Node
 from workers.artifacts import FsspecStore
 from workers.contents import measure, sha256_of
+from workers.contract.order import Order
 from workers.contract.reasons import Reason
-from workers.contract.spec import Order
 
 
 @pytest.fixture(params=["mount", "s3"])

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from pydantic_core import PydanticUndefined
 
+from workers.contract.base import Contract
 from workers.contract.reasons import Reason
-from workers.contract.spec import Contract
 
 
 class _Event(Contract):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from workers.contract.spec import Contract
+from workers.contract.base import Contract
 
 MEASURED = "measured"
 """Name of the Result."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
-from workers.contract.spec import Contract
+from workers.contract.base import Contract
 
 RESULT = "preflight"
 """Name of the Result event that carries a Report."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, FiniteFloat
 
-from workers.contract.spec import Contract
+from workers.contract.base import Contract
 
 RESULT = "all_reduce_sweep"
 """Name of the Result event that carries a Sweep."""

@@ -17,18 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from workers.contract.base import UnknownVersion
 from workers.contract.events import Checkpoint, Failed, Metric, Phase, Progress, Ready, Result
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
 from workers.contract.names import EVENTS_FD_ENV, EVENTS_PIPE_ENV, ORDER_FILE, OUTPUT_DIR
+from workers.contract.order import AdapterInput, DatasetInput, ModelInput, Order
 from workers.contract.reasons import Reason
-from workers.contract.spec import (
-    AdapterInput,
-    DatasetInput,
-    FinetuneSpec,
-    LaunchSpec,
-    ModelInput,
-    Order,
-    UnknownVersion,
-)
 from workers.runtimes.team import rank
 
 STOPPED_EXIT = 1

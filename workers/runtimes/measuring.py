@@ -18,7 +18,7 @@ from statistics import median
 import torch
 
 from workers.contract.measured import Measured
-from workers.contract.spec import Device
+from workers.contract.order import Device
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 LATEST = 10_000

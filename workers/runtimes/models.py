@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from workers.contract.spec import AdapterInput, ModelInput, Precision, Quantization
+from workers.contract.base import Precision
+from workers.contract.launch import Quantization
+from workers.contract.order import AdapterInput, ModelInput
 from workers.runtimes.base import RunFailed, invalid, local_path, missing
 from workers.runtimes.convert import read_gguf
 from workers.runtimes.team import local_rank

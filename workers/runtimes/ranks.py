@@ -13,8 +13,8 @@ import psutil
 
 from workers.contract.events import Failed
 from workers.contract.names import EVENTS_FD_ENV, EVENTS_PIPE_ENV
+from workers.contract.order import Order
 from workers.contract.reasons import Reason
-from workers.contract.spec import Order
 from workers.runtimes.base import STOPPED_EXIT, Emitter, Run, RunFailed
 from workers.runtimes.team import is_rank
 
@@ -62,7 +62,8 @@ def run_ranks(run: Run) -> None:
         if stopping.is_set():
             sys.exit(STOPPED_EXIT)
         failures = error.failures.values()
-        killed = next((failure for failure in failures if failure.exitcode < 0), None)
+        # The agent itself ends by SIGTERM the processes that go on after another failed.
+        killed = next((one for one in failures if one.exitcode < 0 and one.exitcode != -signal.SIGTERM), None)
         if killed is not None:
             run.say(f"Process {killed.local_rank} was ended by {signal.Signals(-killed.exitcode).name}.")
             _end_by(-killed.exitcode)

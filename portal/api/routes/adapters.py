@@ -11,7 +11,7 @@ from portal.api.paging import Limit, Offset, Page, page
 from portal.api.problems import CODES, FIND_CODES, NotFound
 from portal.catalog import selectors
 from portal.catalog.models import Adapter
-from workers.contract.spec import Slug
+from workers.contract.base import Slug
 
 router = Router(tags=["adapters"])
 

@@ -15,8 +15,8 @@ from portal.api.parsing import read_json, storable, validated
 from portal.api.problems import BODY_CODES, CODES, FIND_CODES, NotFound
 from portal.catalog import dataset_services, selectors
 from portal.catalog.models import Dataset
+from workers.contract.base import Contract, Slug
 from workers.contract.errors import Refused
-from workers.contract.spec import Contract, Slug
 
 router = Router(tags=["datasets"])
 

@@ -13,7 +13,7 @@ from portal.api.paging import Limit, Offset, Page, page
 from portal.api.problems import BODY_CODES, CODES, FIND_CODES, NotFound
 from portal.catalog import selectors, services
 from portal.catalog.models import ModelProfile
-from workers.contract.spec import Contract, Slug
+from workers.contract.base import Contract, Slug
 
 router = Router(tags=["models"])
 

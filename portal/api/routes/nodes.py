@@ -13,8 +13,8 @@ from portal.api.problems import CODES, FIND_CODES, NotFound
 from portal.fleet import selectors, services
 from portal.fleet.models import Node, PreflightReport
 from portal.jobs.selectors import Holder, holders
+from workers.contract.base import Slug
 from workers.contract.preflight import Line, State
-from workers.contract.spec import Slug
 from workers.contract.sweep import Sweep
 
 router = Router(tags=["nodes"])

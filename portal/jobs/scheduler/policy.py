@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from workers.contract.spec import MOST_SHARING
+from workers.contract.order import MOST_SHARING
 
 HOUR = 3600.0
 DAY = 24 * HOUR

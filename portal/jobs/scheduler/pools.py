@@ -12,7 +12,7 @@ from portal.jobs.scheduler.devices import DeviceState, NodeState
 from portal.jobs.scheduler.fleet import GIB, FleetNode
 from portal.jobs.scheduler.policy import Policy
 from portal.jobs.scheduler.queue import Waiting
-from workers.contract.spec import Resources
+from workers.contract.resources import Resources
 
 
 class Group:

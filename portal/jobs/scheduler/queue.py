@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from workers.contract.spec import Resources
+from workers.contract.resources import Resources
 
 
 @dataclass(frozen=True)

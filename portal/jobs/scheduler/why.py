@@ -11,7 +11,7 @@ from portal.jobs.scheduler.order import waited_s
 from portal.jobs.scheduler.pools import Pool, Pools
 from portal.jobs.scheduler.queue import Waiting
 from portal.jobs.scheduler.share import Ledger
-from workers.contract.spec import Resources
+from workers.contract.resources import Resources
 
 
 @dataclass(frozen=True)

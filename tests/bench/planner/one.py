@@ -20,7 +20,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     """`peak` bytes of live tensors; `parts` at the peak; `rss` of the process at its peak, `rss_before` loading."""
     import torch
 
-    from workers.contract.spec import ModelInput
+    from workers.contract.order import ModelInput
     from workers.runtimes.models import load_model
     from workers.runtimes.peak import PeakTracker
 
@@ -76,7 +76,7 @@ def _train(case: Case, model: Any, tokenizer: Any, dtype: Any, tracker: Any) -> 
     import torch
     from transformers import TrainerCallback
 
-    from workers.contract.spec import FinetuneSpec, LoraSettings
+    from workers.contract.finetune import FinetuneSpec, LoraSettings
     from workers.runtimes.finetune.samples import Sample
     from workers.runtimes.finetune.trained import choose_trained
     from workers.runtimes.finetune.trainer import WatchedTrainer, as_dataset, trainer_settings

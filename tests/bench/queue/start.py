@@ -95,7 +95,7 @@ def _by_hand(run_dir: Path) -> float:
     """Milliseconds of the same command in the same environment, without a portal."""
     from workers.child import child_command, child_environment
     from workers.contract.names import EVENTS_FD_ENV
-    from workers.contract.spec import Order
+    from workers.contract.order import Order
 
     order = Order.model_validate_json((run_dir / "order.json").read_bytes())
     environment = child_environment(order, run_dir, os.environ)

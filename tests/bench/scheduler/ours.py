@@ -7,7 +7,7 @@ from portal.jobs.scheduler import GIB, FleetNode, FreeDevice, Held, Placement, P
 from portal.jobs.scheduler.share import accrue
 from tests.bench.scheduler.mix import Job
 from tests.bench.scheduler.simulator import Fleet, Start, is_rare
-from workers.contract.spec import Resources
+from workers.contract.resources import Resources
 
 
 class Ours:

@@ -13,7 +13,7 @@ import pytest
 from tests import tiny_model
 from workers.contract.events import EVENT
 from workers.contract.names import EVENTS_FD_ENV
-from workers.contract.spec import Order
+from workers.contract.order import Order
 from workers.runtimes.base import Emitter, Run
 
 ROOT = Path(__file__).parents[3]

@@ -102,7 +102,7 @@ def test_a_run_that_goes_on_equals_one_that_was_not_interrupted(
 def interrupted(kind: type[Run], order: dict[str, Any], run_dir: Path) -> Told:
     """The events of a run in this process that ends itself by SIGTERM, as the child process would."""
     from tests.workers.runtimes.conftest import read_events
-    from workers.contract.spec import Order
+    from workers.contract.order import Order
     from workers.runtimes.__main__ import _end_on_sigterm
     from workers.runtimes.base import Emitter
     from workers.runtimes.finetune.runtime import finetune

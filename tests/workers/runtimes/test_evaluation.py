@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.workers.runtimes.conftest import STARTER, STARTER_LABELS
-from workers.contract.spec import DatasetInput, ModelInput
+from workers.contract.order import DatasetInput, ModelInput
 from workers.runtimes.finetune.evaluation import accuracy, common_prefix, evaluate, macro_f1, match_label
 from workers.runtimes.finetune.samples import make_samples
 from workers.runtimes.finetune.shards import find_shards, read_rows

@@ -17,7 +17,8 @@ from tests.s3_server import s3_server
 from tests.workers.runtimes.conftest import Told, finetune_order, write_rows
 from tests.workers.runtimes.test_checkpoints import assert_same, figures, interrupted, losses, resumed, weights
 from tests.workers.runtimes.test_ranks import carried_out
-from workers.contract.spec import DatasetInput, FinetuneSpec
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.order import DatasetInput
 from workers.runtimes.base import Run, RunFailed
 from workers.runtimes.finetune.feed import AUTO_BYTES, Feed, Rank, is_streamed
 from workers.runtimes.finetune.shards import find_shards

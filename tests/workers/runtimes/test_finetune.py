@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import CONTEXT
 from tests.workers.runtimes.conftest import Child, Told, finetune_order, write_rows
+from workers.contract.order import AdapterInput, ModelInput
 from workers.contract.reasons import Reason
-from workers.contract.spec import AdapterInput, ModelInput
 from workers.runtimes.base import Run, RunFailed
 from workers.runtimes.models import add_adapter, load_model
 

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import missing
 from tests.workers.runtimes.conftest import Told, finetune_order
 from workers.contract.measured import Measured
-from workers.contract.spec import Device
+from workers.contract.order import Device
 from workers.runtimes.base import Run
 from workers.runtimes.measuring import CLEAR, Meter, forget_peak, peak_resident_bytes, resident_bytes
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from tests.workers.runtimes.conftest import Told, finetune_order
 from tests.workers.runtimes.test_checkpoints import resumed
+from workers.contract.order import AdapterInput, ModelInput
 from workers.contract.reasons import Reason
-from workers.contract.spec import AdapterInput, ModelInput
 from workers.runtimes.base import Run, RunFailed
 from workers.runtimes.models import add_adapter, load_model
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from workers.contract.launch import Quantization
+from workers.contract.order import AdapterInput, ModelInput
 from workers.contract.reasons import Reason
-from workers.contract.spec import AdapterInput, ModelInput, Quantization
 from workers.runtimes.base import RunFailed
 from workers.runtimes.models import add_adapter, choose_dtype, load_model
 

@@ -15,9 +15,10 @@ from packaging.requirements import Requirement
 
 from tests.workers.runtimes.conftest import Child, Told, launch_order, read_events
 from tests.workers.test_probe import FakeNvml, gpus
+from workers.contract.order import ModelInput, Order
 from workers.contract.preflight import Line, Report
 from workers.contract.reasons import Reason
-from workers.contract.spec import JOB_SPEC, ModelInput, Order
+from workers.contract.spec import JOB_SPEC
 from workers.contract.sweep import Sweep
 from workers.disk import Reading, measure, read_files
 from workers.nvml import Clocks, Nvml

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from workers.contract.spec import DatasetInput
+from workers.contract.order import DatasetInput
 from workers.runtimes.base import RunFailed
 from workers.runtimes.finetune.samples import UNTRAINED, Sample, make_sample, make_samples
 

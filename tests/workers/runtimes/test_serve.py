@@ -14,7 +14,7 @@ import torch
 from tests.tiny_model import CONTEXT
 from tests.workers.conftest import eventually
 from tests.workers.runtimes.conftest import Child, Told, finetune_order, launch_order
-from workers.contract.spec import ModelInput
+from workers.contract.order import ModelInput
 from workers.runtimes.base import Run
 from workers.runtimes.models import load_model
 from workers.runtimes.serve.engine import Ask, Engine

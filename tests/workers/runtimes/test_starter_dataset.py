@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.workers.runtimes.conftest import STARTER, STARTER_LABELS
-from workers.contract.spec import FinetuneSpec
+from workers.contract.finetune import FinetuneSpec
 
 
 def rows(name: str) -> list[dict[str, str]]:

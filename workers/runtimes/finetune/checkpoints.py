@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from workers.contract.names import CHECKPOINTS_DIR
-from workers.contract.spec import ResumeInput
+from workers.contract.order import ResumeInput
 from workers.runtimes.base import Run, RunFailed, local_path
 from workers.runtimes.finetune.trained import write_trained
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer

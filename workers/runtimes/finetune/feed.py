@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.order import DatasetInput
 from workers.contract.reasons import Reason
-from workers.contract.spec import DatasetInput, FinetuneSpec
 from workers.runtimes.base import RunFailed, invalid
 from workers.runtimes.finetune.packing import Item, as_example, packed
 from workers.runtimes.finetune.samples import Sample, sample_at

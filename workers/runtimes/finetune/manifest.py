@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from workers.contract.spec import ModelInput
+from workers.contract.order import ModelInput
 from workers.runtimes.base import Run, local_path
 
 MANIFEST_FILE = "manifest.json"

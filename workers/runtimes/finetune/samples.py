@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from workers.contract.order import DatasetInput
 from workers.contract.prompts import label_instruction, label_messages
-from workers.contract.spec import DatasetInput
 from workers.runtimes.base import RunFailed, invalid
 from workers.runtimes.chat import Message, encode, has_template, render
 

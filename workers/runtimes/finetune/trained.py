@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from workers.contract.spec import FinetuneSpec
+from workers.contract.finetune import FinetuneSpec
 from workers.runtimes.base import invalid
 from workers.runtimes.finetune.zero import whole_parameters
 from workers.runtimes.team import rank

@@ -14,8 +14,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from workers.contract.finetune import FinetuneSpec
 from workers.contract.reasons import Reason
-from workers.contract.spec import FinetuneSpec
 from workers.runtimes.base import Pace, Run, RunFailed
 from workers.runtimes.finetune.feed import Feed
 from workers.runtimes.finetune.lengths import LengthSampler

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from workers.contract.spec import FinetuneSpec
+from workers.contract.finetune import FinetuneSpec
 from workers.runtimes.team import world_size
 
 WAIT_S = 4 * 3600

@@ -4,7 +4,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.contract.spec import LaunchSpec, Order
+from workers.contract.launch import LaunchSpec
+from workers.contract.order import Order
 from workers.nvml import Nvml, open_nvml
 from workers.runtimes.base import Run
 from workers.runtimes.preflight.weights import Weights, read_weights

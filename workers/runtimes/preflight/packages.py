@@ -9,8 +9,11 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from workers.contract.finetune import FinetuneSpec
+from workers.contract.launch import LaunchSpec
+from workers.contract.order import ModelInput
 from workers.contract.preflight import Line
-from workers.contract.spec import FinetuneSpec, JobSpec, LaunchSpec, ModelInput
+from workers.contract.spec import JobSpec
 from workers.runtimes.preflight.lines import line
 
 NAME = "packages"

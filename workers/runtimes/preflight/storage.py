@@ -5,8 +5,8 @@ Deletes nothing. Doesn't know how checkpoints are written.
 
 import shutil
 
+from workers.contract.finetune import FinetuneSpec
 from workers.contract.preflight import Line
-from workers.contract.spec import FinetuneSpec
 from workers.disk import Reading, measure, read_files
 from workers.runtimes.preflight.case import Case
 from workers.runtimes.preflight.lines import GIB, duration, line, rate, size

@@ -9,8 +9,10 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.contract.base import Precision
+from workers.contract.launch import Quantization
+from workers.contract.order import ModelInput
 from workers.contract.preflight import Line
-from workers.contract.spec import ModelInput, Precision, Quantization
 from workers.runtimes.base import local_path
 from workers.runtimes.preflight.lines import line, size
 

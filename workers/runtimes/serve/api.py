@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workers.contract.spec import LaunchSpec
+from workers.contract.launch import LaunchSpec
 from workers.runtimes.base import RunFailed
 from workers.runtimes.serve.engine import Ask, Engine, Piece
 from workers.runtimes.serve.protocol import BadRequest, ChatRequest, Reply, error_body

@@ -1,0 +1,168 @@
+"""What a fine-tune is asked to do. Knows nothing of the models and datasets that its names lead to."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from workers.contract.base import SPEC_VERSION, Contract, Precision, Priority, Slug, Version
+from workers.contract.resources import Resources, RetryPolicy
+
+TuneMethod = Literal["lora", "qlora", "full", "partial"]
+
+
+class LoraSettings(Contract):
+    """Low-rank adaptation (Hu et al. 2021): W + (alpha / rank) * B A."""
+
+    rank: int = Field(16, ge=1, le=512, title="LoRA rank")
+    alpha: float = Field(
+        32, gt=0, le=2048, title="LoRA alpha", description="Scale; the update is multiplied by alpha / rank."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, title="LoRA dropout")
+    target_modules: str = Field(
+        "all-linear",
+        min_length=1,
+        max_length=400,
+        title="Target modules",
+        description="'all-linear', or names or patterns with commas: q_proj, layers.1?.mlp.*.",
+    )
+    variant: Literal["lora", "dora", "rslora"] = Field(
+        "lora",
+        title="LoRA variant",
+        description="dora: also trains each weight's magnitude; rslora: scales by alpha / sqrt(rank), for large ranks.",
+    )
+
+
+class DataSettings(Contract):
+    """How the training split is read and put into batches."""
+
+    streaming: Literal["auto", "on", "off"] = Field(
+        "auto",
+        title="Streaming",
+        description="Read the data while training, not into memory before; auto: when unzipped it is over 256 MiB.",
+    )
+    workers: int = Field(
+        4,
+        ge=0,
+        le=64,
+        title="Data workers",
+        description="Processes that read streamed data for each device, never more than the cores allow; "
+        "the order of the samples depends on this number.",
+    )
+    shuffle_buffer: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        title="Shuffle buffer",
+        description="Streamed rows that a worker shuffles, sorts or packs at a time; 1 keeps their order.",
+    )
+    batching: Literal["shuffled", "by_length"] = Field(
+        "shuffled", title="Batching", description="by_length: samples of like length together, so less is padding."
+    )
+
+
+class DeepSpeedSettings(Contract):
+    """ZeRO (Rajbhandari et al. 2020) settings for DeepSpeed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, title="ZeRO stage")
+    offload_optimizer: bool = Field(False, title="Offload optimizer to CPU")
+
+
+class FinetuneSpec(Contract):
+    """Fine-tune a model on a dataset: adapters on it, all of it, or some of its layers."""
+
+    kind: Literal["finetune"] = "finetune"
+    spec_version: Version = SPEC_VERSION
+    name: str = Field(
+        "", max_length=120, title="Job name", description="Shown in lists; made from the model and dataset when empty."
+    )
+    model: Slug = Field(title="Model", description="Name of a model profile.")
+    dataset: Slug = Field(title="Dataset", description="Name of a dataset.")
+    adapter: Slug | None = Field(
+        None, title="Result name", description="Name of the adapter or model this job makes; generated when empty."
+    )
+    method: TuneMethod = Field(
+        "lora",
+        title="Method",
+        description="lora: adapters; qlora: adapters on 4-bit weights; full: every parameter; partial: named layers.",
+    )
+    trained_layers: str = Field(
+        "",
+        max_length=400,
+        title="Trained layers",
+        description="Method partial: names or patterns with commas, e.g. layers.29.*, lm_head.",
+    )
+
+    epochs: float = Field(
+        1.0, gt=0, le=1000, title="Epochs", description="Passes over the training split; ignored when max steps is set."
+    )
+    max_steps: int = Field(
+        0, ge=0, le=10_000_000, title="Max steps", description="Optimizer steps; 0 trains by epochs."
+    )
+    micro_batch: int = Field(4, ge=1, le=4096, title="Micro batch", description="Samples per device and forward pass.")
+    gradient_accumulation: int = Field(
+        1, ge=1, le=4096, title="Gradient accumulation", description="Micro batches per optimizer step."
+    )
+    context_length: int = Field(
+        512, ge=8, le=10_000_000, title="Context length", description="Tokens per sample; longer samples are cut."
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1, title="Learning rate", description="Peak, after warm-up.")
+    warmup_ratio: float = Field(
+        0.03, ge=0, lt=1, title="Warm-up ratio", description="Share of the steps over which the rate rises linearly."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", title="Schedule")
+    beta1: float = Field(0.9, ge=0, lt=1, title="AdamW beta 1")
+    beta2: float = Field(0.95, ge=0, lt=1, title="AdamW beta 2")
+    weight_decay: float = Field(0.0, ge=0, le=1, title="Weight decay")
+    max_grad_norm: float = Field(
+        1.0, gt=0, le=1000, title="Gradient clipping", description="Largest global gradient norm."
+    )
+    precision: Precision = Field("auto", title="Precision", description="auto: bf16 on GPUs that have it, else fp32.")
+    gradient_checkpointing: bool = Field(
+        False, title="Gradient checkpointing", description="Recompute activations: less memory, about a third slower."
+    )
+    packing: bool = Field(
+        False,
+        title="Packing",
+        description="Fill each sequence with several samples, none of which sees the others.",
+    )
+    seed: int = Field(42, ge=0, le=2**32 - 1, title="Seed")
+    log_every: int = Field(1, ge=1, le=10_000, title="Log every", description="Optimizer steps between metric points.")
+    evaluate: bool = Field(True, title="Evaluate before and after", description="On the held-out test split.")
+    eval_limit: int = Field(
+        200, ge=1, le=100_000, title="Evaluation rows", description="Rows of the test split used, at most."
+    )
+
+    checkpoint_every: int = Field(
+        0, ge=0, le=10_000_000, title="Checkpoint every", description="Optimizer steps; 0 checkpoints on a stop only."
+    )
+    priority: Priority = 0
+    preemptible: bool = Field(
+        False,
+        title="Preemptible",
+        description="A job of higher priority may stop it at a checkpoint; it goes on later.",
+    )
+    retry: RetryPolicy = Field(default_factory=RetryPolicy)
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    deepspeed: DeepSpeedSettings | None = Field(None, title="DeepSpeed", description="Absent: the plain trainer.")
+    resources: Resources = Field(default_factory=Resources)
+
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether the result is a LoRA adapter; else it is a whole model."""
+        return self.method in ("lora", "qlora")
+
+    @model_validator(mode="after")
+    def _method_and_its_settings(self) -> Self:
+        if self.method == "partial" and not self.trained_layers.strip():
+            raise ValueError(
+                "trained_layers: method partial trains the layers that are named; name some, e.g. lm_head."
+            )
+        if self.method != "partial" and self.trained_layers.strip():
+            raise ValueError(
+                f"trained_layers: {self.trained_layers!r} has no meaning with method {self.method}; "
+                "leave it empty, or use method partial."
+            )
+        if self.method == "qlora" and self.deepspeed and self.deepspeed.zero_stage == 3:
+            raise ValueError("deepspeed.zero_stage: 3 can't shard the 4-bit weights of QLoRA; use stage 2 or less.")
+        return self

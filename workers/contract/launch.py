@@ -1,0 +1,48 @@
+"""What a launch is asked to serve, and how. Knows nothing of the model that its name leads to."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from workers.contract.base import SPEC_VERSION, Contract, Precision, Priority, Slug, Version
+from workers.contract.resources import Resources, RetryPolicy
+
+Quantization = Literal["none", "int8", "nf4"]
+
+
+class LaunchSpec(Contract):
+    """Serve a base model, or a base model with an adapter, until stopped."""
+
+    kind: Literal["launch"] = "launch"
+    spec_version: Version = SPEC_VERSION
+    name: str = Field(
+        "", max_length=120, title="Job name", description="Shown in lists; made from the model when empty."
+    )
+    model: Slug = Field(title="Model", description="Name of a model profile.")
+    adapter: Slug | None = Field(None, title="Adapter", description="Name of an adapter made for this model.")
+    quantization: Quantization = Field(
+        "none", title="Quantization", description="int8: 8-bit, nf4: 4-bit weights (bitsandbytes)."
+    )
+    precision: Precision = Field("auto", title="Precision", description="auto: bf16 on GPUs that have it, else fp32.")
+    context_length: int = Field(
+        2048, ge=8, le=10_000_000, title="Context length", description="Prompt plus answer, tokens."
+    )
+    max_tokens: int = Field(256, ge=1, le=1_000_000, title="Max tokens", description="Default length of an answer.")
+    temperature: float = Field(0.7, ge=0, le=2, title="Temperature", description="0 is greedy.")
+    top_p: float = Field(0.9, gt=0, le=1, title="Top p", description="Nucleus sampling mass.")
+    seed: int = Field(42, ge=0, le=2**32 - 1, title="Seed")
+    skip_preflight: bool = Field(
+        False, title="Skip preflight", description="Load the model without checking first that the node is ready."
+    )
+    priority: Priority = 0
+    retry: RetryPolicy = Field(default_factory=RetryPolicy)
+    resources: Resources = Field(default_factory=Resources)
+
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> Self:
+        if self.max_tokens >= self.context_length:
+            raise ValueError(
+                f"max_tokens: {self.max_tokens} leaves no room for a prompt in a context of "
+                f"{self.context_length} tokens; use at most {self.context_length - 1}."
+            )
+        return self

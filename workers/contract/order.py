@@ -1,0 +1,84 @@
+"""What a node is ordered to run: one attempt with every name resolved. Knows nothing of how that was decided."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from workers.contract.base import SPEC_VERSION, Contract, Slug, Version
+from workers.contract.spec import JobSpec
+
+
+class ModelInput(Contract):
+    """Where a node finds a model. `uri` is a folder of safetensors, or one GGUF file."""
+
+    name: str
+    uri: str = Field(description="store://, file:// or s3:// URI; hub://org/name for a hub model.")
+    revision: str | None = None
+    format: Literal["safetensors", "gguf", "hub"] = "safetensors"
+    sha256: str | None = None
+    trust_remote_code: bool = Field(False, description="True only where an admin approved this model at this revision.")
+
+
+class DatasetInput(Contract):
+    """Where a node finds a validated dataset, already split; JSON lines in the dataset's own format."""
+
+    name: str
+    format: Literal["messages", "prompt_completion", "text", "text_label"]
+    train_uri: str
+    test_uri: str | None = None
+    sha256: str
+    labels: tuple[str, ...] = Field((), description="Sorted label names; text_label only.")
+
+
+class AdapterInput(Contract):
+    """Where a node finds a LoRA adapter (PEFT folder, safetensors)."""
+
+    name: str
+    uri: str
+    sha256: str | None = None
+
+
+class ResumeInput(Contract):
+    """A checkpoint that an earlier attempt put in the artifact store; the run goes on after `step`."""
+
+    uri: str
+    step: int = Field(ge=1)
+    sha256: str | None = None
+
+
+MOST_SHARING = 8
+"""Attempts on one device at a time, at most."""
+
+
+class Device(Contract):
+    """One device of an allocation."""
+
+    kind: Literal["cuda", "cpu"]
+    index: int = Field(ge=0, description="Index on its node.")
+    name: str = ""
+    reserved_bytes: int | None = Field(
+        None, ge=0, description="The attempt shares the device and is planned to take so much of it; None: all of it."
+    )
+
+
+class Order(Contract):
+    """One attempt, fully resolved: all a node needs to run it. Written to RUN_DIR/order.json."""
+
+    spec_version: Version = SPEC_VERSION
+    job: int
+    attempt: int = Field(ge=1)
+    token: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9]{0,64}$",
+        description="Names this very attempt, also across databases that count jobs alike.",
+    )
+    node: Slug
+    spec: JobSpec
+    model: ModelInput | None = Field(None, description="Only a preflight may go without.")
+    dataset: DatasetInput | None = None
+    adapter: AdapterInput | None = None
+    resume: ResumeInput | None = None
+    devices: tuple[Device, ...]
+    result_uri: str = Field(description="Folder in the artifact store that receives the run's output.")
+    lease_s: float = Field(30, gt=0, description="Unheard of for this long, the attempt is given to another node.")
+    serve_token: str | None = Field(None, description="Bearer token a served model asks of the portal; launch only.")
