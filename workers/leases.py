@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from workers.contract.names import EPOCH_FIELD, LEASES
+from workers.contract.names import EPOCH_FIELD, LEASES, fence_of
 from workers.sinks import SinkDown
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Lease:
         self.lost = lost
         self._book = book
         self._job = job
-        self._mine = f"{attempt}:{token}"
+        self._mine = f"{attempt}:{fence_of(token)}"
         self._bound = bool(token)
         self._lease_s = lease_s
         self._clock = clock or Clock()

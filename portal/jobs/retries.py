@@ -7,7 +7,10 @@ from workers.contract.reasons import Reason
 from workers.contract.resources import RetryPolicy
 
 ALWAYS = frozenset(
-    {Reason.NODE_LOST, Reason.WORKER_STOPPED, Reason.NEVER_STARTED, Reason.STORE_UNREACHABLE, Reason.DISK_FULL}
+    {
+        *(Reason.NODE_LOST, Reason.PEER_LOST, Reason.WORKER_STOPPED, Reason.NEVER_STARTED),
+        *(Reason.STORE_UNREACHABLE, Reason.DISK_FULL),
+    }
 )
 """No fault of the job's: any policy with an attempt left tries again."""
 LONGEST_BACKOFF_S = 6 * 3600.0

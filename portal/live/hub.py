@@ -15,7 +15,7 @@ from django.conf import settings
 
 from portal.telemetry.cursor import Cursor
 from workers.contract.events import Envelope, StreamBatch
-from workers.contract.names import job_stream
+from workers.contract.names import job_stream, rank_of
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +119,12 @@ class Hub:
 
 
 def _envelopes(fields: dict[str, str]) -> list[Envelope]:
+    """Of an attempt on several nodes, what the first one says: the others number theirs by themselves."""
     try:
-        return StreamBatch.model_validate_json(fields["batch"]).envelopes
+        envelopes = StreamBatch.model_validate_json(fields["batch"]).envelopes
     except (ValueError, KeyError):
         return []
+    return [envelope for envelope in envelopes if rank_of(envelope.token) == 0]
 
 
 _hubs: dict[tuple[int, int], tuple[Hub, "asyncio.Task[None]"]] = {}

@@ -32,6 +32,26 @@ SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 SHARD = re.compile(r"\.(?:(?:jsonl|ndjson|txt)(?:\.gz)?|parquet)$")
 
 
+_FURTHER = re.compile(r"([0-9a-f]+)n([1-9]\d*)")
+
+
+def token_of(token: str, rank: int) -> str:
+    """What names an attempt's run on one of its nodes: the attempt's token, and of a further node its place as well."""
+    return f"{token}n{rank}" if rank else token
+
+
+def fence_of(token: str) -> str:
+    """The attempt's token, by which its lease is held on all of its nodes."""
+    further = _FURTHER.fullmatch(token)
+    return further[1] if further else token
+
+
+def rank_of(token: str) -> int:
+    """The place of the node among those of its attempt; 0 is the first, or the only one."""
+    further = _FURTHER.fullmatch(token)
+    return int(further[2]) if further else 0
+
+
 class UnsafeURI(ValueError):
     """A URI that leaves the allowed roots, or a scheme that is not allowed."""
 

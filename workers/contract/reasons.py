@@ -43,6 +43,9 @@ class Reason(StrEnum):
     WORKER_STOPPED = "worker_stopped"
     NODE_LOST = "node_lost"
     PREEMPTED = "preempted"
+    PEER_LOST = "peer_lost"
+    IDLE = "idle"
+    CRASH_LOOP = "crash_loop"
 
     @property
     def meaning(self) -> Meaning:
@@ -99,5 +102,12 @@ _MEANINGS = {
     Reason.NEVER_STARTED: Meaning(Outcome.FAILED, "The node did not start the job in time.", True),
     Reason.WORKER_STOPPED: Meaning(Outcome.FAILED, "The node's worker stopped while the job ran.", True),
     Reason.NODE_LOST: Meaning(Outcome.FAILED, "The node stopped reporting while the job ran.", True),
+    Reason.PEER_LOST: Meaning(Outcome.FAILED, "Another node of the job went away while it ran.", True),
+    Reason.IDLE: Meaning(
+        Outcome.CANCELLED, "The model was asked nothing for as long as its launch allows; a request starts it again."
+    ),
+    Reason.CRASH_LOOP: Meaning(
+        Outcome.FAILED, "It ended again and again soon after its start, so it isn't started any more; its log has why."
+    ),
     Reason.PREEMPTED: Meaning(Outcome.FAILED, "A job of higher priority took its devices; it goes on later.", True),
 }

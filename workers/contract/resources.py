@@ -1,17 +1,23 @@
 """What a job asks of the fleet, and what becomes of it when it ends badly. Knows no job kind."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from workers.contract.base import Contract, Slug
 
+MOST_NODES = 64
+"""Of one job."""
+
 
 class Resources(Contract):
-    """What the job asks of one node."""
+    """What the job asks of a node, and of how many such nodes."""
 
     device_kind: Literal["any", "cuda", "cpu"] = Field("any", title="Device kind")
-    devices: int = Field(1, ge=1, le=64, title="Devices", description="Number of devices on one node.")
+    nodes: int = Field(
+        1, ge=1, le=MOST_NODES, title="Nodes", description="Start on so many nodes at once; fine-tunes only."
+    )
+    devices: int = Field(1, ge=1, le=64, title="Devices", description="Number of devices on each node.")
     min_memory_gib: float = Field(
         0, ge=0, le=2048, title="Minimum memory", description="Per device, GiB (2^30 bytes); 0 asks for none."
     )
@@ -22,6 +28,18 @@ class Resources(Contract):
         description="Of the nodes that are free, those that carry more of these are taken first.",
     )
     node: Slug | None = Field(None, title="Node", description="Run on this node only.")
+
+    @model_validator(mode="after")
+    def _of_nodes_that_can_be_had(self) -> Self:
+        if self.nodes > 1 and self.node is not None:
+            raise ValueError(f"node: {self.node!r} is one node and the job asks for {self.nodes}; leave it empty.")
+        return self
+
+
+def on_one_node(resources: Resources, what: str) -> None:
+    """Raises ValueError where a kind of job that runs on one node asks for more."""
+    if resources.nodes > 1:
+        raise ValueError(f"resources.nodes: {resources.nodes} are too many; {what} runs on one node.")
 
 
 class RetryPolicy(Contract):

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from workers.contract.base import SPEC_VERSION, Contract, Priority, Slug, Version
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
-from workers.contract.resources import Resources, RetryPolicy
+from workers.contract.resources import Resources, RetryPolicy, on_one_node
 
 
 class PreflightSpec(Contract):
@@ -38,6 +38,7 @@ class PreflightSpec(Contract):
 
     @model_validator(mode="after")
     def _of_one_node(self) -> Self:
+        on_one_node(self.resources, "a preflight")
         if self.resources.node is None:
             raise ValueError("resources.node: a preflight checks one node; name it.")
         return self
