@@ -15,8 +15,9 @@ from workers.contract import events
 from workers.contract.base import Contract
 from workers.contract.events import AnyEvent, Log, Phase
 from workers.contract.names import ORDER_FILE, UnsafeURI
-from workers.contract.order import DatasetInput, Order
+from workers.contract.order import DatasetInput, Order, ResumeInput
 from workers.copies import Progress
+from workers.nearby import left_here
 
 Part = TypeVar("Part", bound=Contract)
 Say = Callable[[AnyEvent], object]
@@ -24,11 +25,12 @@ Say = Callable[[AnyEvent], object]
 _TELL_S = 1.0
 
 
-def localised(order: Order, store: ArtifactStore, say: Say) -> Order:
+def localised(order: Order, store: ArtifactStore, say: Say, run_dir: Path) -> Order:
     """The same order with local paths, checked against the hashes it names where they had to be copied.
 
-    Raises ArtifactMissing or UnsafeURI, with the field's name in the sentence. A checkpoint that isn't there or is
-    damaged is left out, and `say` told so.
+    Raises ArtifactMissing or UnsafeURI, with the field's name in the sentence. The run goes on from the latest
+    checkpoint that this node holds or that was ordered; one that isn't there or is damaged is left out. `say` is told
+    which it is.
     """
     fetching = _Fetching(store, say)
     changes: dict[str, object] = {}
@@ -38,16 +40,7 @@ def localised(order: Order, store: ArtifactStore, say: Say) -> Order:
         changes["dataset"] = fetching.dataset(order.dataset)
     if order.adapter:
         changes["adapter"] = fetching.part(order.adapter, "adapter", order.adapter.sha256)
-    if order.resume:
-        try:
-            changes["resume"] = fetching.part(order.resume, "resume", order.resume.sha256)
-        except (StoreUnreachable, NoRoom):
-            raise
-        except ArtifactMissing as error:
-            # The run can still begin at its beginning.
-            text = f"The checkpoint of step {order.resume.step} can't be had; training begins at the beginning: {error}"
-            say(Log(stream="supervisor", text=text))
-            changes["resume"] = None
+    changes["resume"] = fetching.checkpoint(order, run_dir)
     return order.model_copy(update=changes)
 
 
@@ -83,6 +76,29 @@ class _Fetching:
                 self._store.discard(path)
             raise ArtifactDamaged(f"dataset: {dataset.train_uri!r} and its test split have another hash than stored.")
         return local
+
+    def checkpoint(self, order: Order, run_dir: Path) -> ResumeInput | None:
+        """What the run goes on from."""
+        ordered = order.resume
+        stored = f"the store's is of step {ordered.step}" if ordered else "the store has none"
+        if left := left_here(order, run_dir):
+            self._log(f"Goes on from step {left[0].step}: attempt {left[1]} left that on this node; {stored}.")
+            return left[0]
+        if ordered is None:
+            return None
+        try:
+            resume = self.part(ordered, "resume", ordered.sha256)
+        except (StoreUnreachable, NoRoom):
+            raise
+        except ArtifactMissing as error:
+            # The run can still begin at its beginning.
+            self._log(f"The checkpoint of step {ordered.step} can't be had; training begins at the beginning: {error}")
+            return None
+        self._log(f"Goes on from step {ordered.step}, which is in the store at {ordered.uri}.")
+        return resume
+
+    def _log(self, text: str) -> None:
+        self._say(Log(stream="supervisor", text=text))
 
     def _progress(self, field: str) -> Progress:
         told_at: float | None = None

@@ -141,8 +141,8 @@ class _Attempt:
     def carry_out(self, command: Sequence[str] | None) -> End:
         try:
             self._unless_told(self._held.make_way)  # an order that comes late may be another attempt's by now
-            order = self._unless_told(lambda: localised(self._order, self._store, self._append))
-            write_order(order, self._run_dir)
+            self._order = self._unless_told(lambda: localised(self._order, self._store, self._append, self._run_dir))
+            write_order(self._order, self._run_dir)
             self._unless_told(self._held.make_way)
             self._raise_if_told()
             end = self._run_child(command or child_command(self._run_dir))
@@ -178,7 +178,7 @@ class _Attempt:
     def _end_of(self, child: Child, listener: Listener) -> End:
         told: Interruption | None = None
         try:
-            self._spool.append(Started(pid=child.pid, run_dir=str(self._run_dir)))
+            self._spool.append(Started(pid=child.pid, run_dir=str(self._run_dir), resumed_from=self._order.resume_step))
             listener.start()
             status = self._watch(child, listener)
         except _Interrupted as interrupted:

@@ -15,13 +15,14 @@ from workers.artifacts import Allowed, ArtifactStore, Withheld
 from workers.contract.events import Checkpoint, Log
 from workers.contract.names import CHECKPOINTS_DIR
 from workers.spool import Spool
+from workers.whole import step_of
 
 log = logging.getLogger(__name__)
 
 KEPT = 2
 """Checkpoints of an attempt that stay in the store."""
 
-_LEAVING = ".leaving"
+LEAVING = ".leaving"
 """Below the run's checkpoints: the one on its way to the store, out of reach of the child that removes old ones."""
 
 
@@ -43,6 +44,8 @@ class Uploads:
         self._thread = threading.Thread(target=self._run, name=f"checkpoints-{spool.run_dir.name}", daemon=True)
 
     def start(self) -> None:
+        """The run may hold a checkpoint of an earlier attempt that never reached the store: it is the first to go."""
+        self._next = max(map(step_of, self._folder.glob("step-*")), default=0) or None
         self._thread.start()
 
     def take(self, said: Checkpoint) -> None:
@@ -108,7 +111,7 @@ class Uploads:
         self._stored = self._stored[-KEPT:]
 
     def _set_aside(self, step: int) -> Path:
-        leaving = self._folder / _LEAVING
+        leaving = self._folder / LEAVING
         shutil.rmtree(leaving, ignore_errors=True)
         (self._folder / f"step-{step}").rename(leaving)
         return leaving

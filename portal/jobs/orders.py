@@ -24,10 +24,12 @@ def build(claimed: Sequence[tuple[Job, Placement]]) -> list[Order]:
     """
     nodes = Node.objects.in_bulk({placement.node for _, placement in claimed})
     devices = Accelerator.objects.in_bulk({device for _, placement in claimed for device in placement.devices})
-    resumes = _newest_checkpoints([job.pk for job, _ in claimed if job.attempt_number])
+    retried = [job.pk for job, _ in claimed if job.attempt_number]
+    resumes, earlier = _newest_checkpoints(retried), _tokens(retried)
     known = Known()
     return [
-        _order(job, nodes[placement.node], _devices(placement, devices), resumes, known) for job, placement in claimed
+        _order(job, nodes[placement.node], _devices(placement, devices), resumes, known, earlier.get(job.pk, []))
+        for job, placement in claimed
     ]
 
 
@@ -47,8 +49,14 @@ def _devices(placement: Placement, known: Mapping[int, Accelerator]) -> tuple[De
 
 
 def _order(
-    job: Job, node: Node, devices: tuple[Device, ...], resumes: Mapping[int, ResumeInput], known: Known
+    job: Job,
+    node: Node,
+    devices: tuple[Device, ...],
+    resumes: Mapping[int, ResumeInput],
+    known: Known,
+    earlier: Sequence[str],
 ) -> Order:
+    """`earlier`: the tokens of the attempts before."""
     number = job.attempt_number + 1
     spec = JOB_SPEC.validate_python(job.spec)
     # A retry finds the adapter its own earlier attempt made, which is no reason to refuse it.
@@ -67,6 +75,7 @@ def _order(
         devices=devices,
         result_uri=store_uri("jobs", f"{job.pk}-{number}-{token}"),
         resume=resumes.get(job.pk),
+        earlier=tuple(earlier),
         lease_s=settings.LIFTOFF_NODE_LOST_S,
         serve_token=serve_token(job.pk, number) if spec.kind == "launch" else None,
     )
@@ -88,6 +97,15 @@ def _newest_checkpoints(jobs: Sequence[int]) -> dict[int, ResumeInput]:
         one = ResumeInput.model_validate(checkpoint)
         if job not in found or one.step >= found[job].step:
             found[job] = one
+    return found
+
+
+def _tokens(jobs: Sequence[int]) -> dict[int, list[str]]:
+    """Of each job the tokens of its attempts so far."""
+    found: dict[int, list[str]] = {}
+    rows = Attempt.objects.filter(job__in=jobs).exclude(token="").order_by("job", "number")
+    for job, token in rows.values_list("job_id", "token") if jobs else ():
+        found.setdefault(job, []).append(token)
     return found
 
 

@@ -130,7 +130,7 @@ def _save(state: int, step: int) -> None:
     data = json.dumps({"state": state, "step": step}).encode()
     try:
         _write(fresh / "state.json", data)
-        _write(fresh / "checkpoint.json", json.dumps({"step": step, "sha256": _sha256(data)}).encode())
+        _write(fresh / "checkpoint.json", json.dumps(_manifest(data, step)).encode())
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     except OSError as error:  # a full disk: the one before it stays
@@ -146,10 +146,15 @@ def _restore(folder: Path, step: int) -> tuple[int, int]:
     data = (folder / "state.json").read_bytes()
     manifest = json.loads((folder / "checkpoint.json").read_text())
     kept = json.loads(data)
-    if manifest != {"step": step, "sha256": _sha256(data)} or kept["step"] != step:
+    if manifest != _manifest(data, step) or kept["step"] != step:
         say(type="failed", reason="invalid_input", detail=f"The checkpoint of step {step} is torn.")
         sys.exit(1)
     return kept["state"], step
+
+
+def _manifest(data: bytes, step: int) -> dict[str, Any]:
+    """As `workers.whole` reads it."""
+    return {"version": 1, "step": step, "files": {"state.json": {"bytes": len(data), "sha256": _sha256(data)}}}
 
 
 def _write(path: Path, data: bytes) -> None:

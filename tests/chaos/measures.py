@@ -159,8 +159,7 @@ def _covering(spans: list[Span], moment: float) -> int:
 
 
 def _resumed_at(attempt: Attempt) -> int:
-    resume = attempt.order.get("resume")
-    return int(resume["step"]) if resume else 0
+    return attempt.resumed_from() or 0
 
 
 def _last_step(stack: Stack, attempt: Attempt, before: float) -> int:

@@ -154,6 +154,13 @@ def print_resume() -> None:
     print(json.dumps(json.loads(Path("order.json").read_text())["resume"]), flush=True)
 
 
+def go_on() -> None:
+    """Says what it goes on from, and is done when its first checkpoint has left for the store."""
+    print_resume()
+    while list(Path("checkpoints").glob("*")):
+        time.sleep(0.01)
+
+
 def many_events() -> None:
     """More than anyone could want: 60,000 steps, and a value said over and over."""
     for step in range(60_000):

@@ -23,6 +23,9 @@ class Started(_Event):
     type: Literal["started"] = "started"
     pid: int
     run_dir: str = ""
+    resumed_from: int | None = Field(
+        None, description="The step whose checkpoint it was given; 0: it begins at the beginning; None: not told."
+    )
 
 
 class Phase(_Event):

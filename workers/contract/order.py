@@ -82,3 +82,11 @@ class Order(Contract):
     result_uri: str = Field(description="Folder in the artifact store that receives the run's output.")
     lease_s: float = Field(30, gt=0, description="Unheard of for this long, the attempt is given to another node.")
     serve_token: str | None = Field(None, description="Bearer token a served model asks of the portal; launch only.")
+    earlier: tuple[str, ...] = Field(
+        (), description="Tokens of this job's attempts before; the node may hold later checkpoints of theirs."
+    )
+
+    @property
+    def resume_step(self) -> int:
+        """The step that the run goes on after; 0: it begins at the beginning."""
+        return self.resume.step if self.resume else 0

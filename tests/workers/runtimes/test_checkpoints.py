@@ -14,7 +14,7 @@ from tests.workers.conftest import eventually
 from tests.workers.runtimes.conftest import Child, Told, finetune_order, write_rows
 from workers.runtimes.base import STOPPED_EXIT, Run
 from workers.runtimes.finetune import checkpoints
-from workers.runtimes.finetune.checkpoints import Torn, check_whole, write_whole
+from workers.whole import Torn, check_whole, write_whole
 
 Finetuned = Callable[..., tuple[Run, Told]]
 
