@@ -14,10 +14,10 @@ from statistics import median
 from typing import Any
 
 from django.conf import settings
-from django.db.models import prefetch_related_objects
 from pydantic import ValidationError
 
-from portal.jobs.models import Attempt, Measurement
+from portal.fleet.models import Node
+from portal.jobs.models import Allocation, Attempt, Measurement
 from portal.jobs.plan_names import fleet_of, resolve_model, stored
 from portal.jobs.plan_specs import of_spec
 from portal.planner.answer import Calibrated
@@ -110,25 +110,32 @@ def predict(attempt: Attempt) -> None:
 
 def predict_all(attempts: Sequence[Attempt]) -> None:
     """The same for several; those that are alike are planned once."""
-    prefetch_related_objects(attempts, "allocations", "node__accelerators")
     alike: dict[Hashable, list[Attempt]] = defaultdict(list)
+    nodes = Node.objects.in_bulk({attempt.node_id for attempt in attempts})
+    devices = _devices(attempts)
     for attempt in attempts:
-        alike[_planned_by(attempt)].append(attempt)
+        attempt.node = nodes[attempt.node_id]
+        alike[_planned_by(attempt, devices[attempt.pk])].append(attempt)
     for same in alike.values():
         predicted = _tried(same[0], partial(_predicted, attempt=same[0]))
         if predicted is not None:
             Attempt.objects.filter(pk__in=[one.pk for one in same]).update(predicted=vars(predicted))
 
 
-def _planned_by(attempt: Attempt) -> Hashable:
+def _devices(attempts: Sequence[Attempt]) -> dict[int, list[Hashable]]:
+    """Attempt → what is known of each of its devices."""
+    found: dict[int, list[Hashable]] = defaultdict(list)
+    held = Allocation.objects.filter(attempt__in=attempts).order_by("accelerator__kind", "accelerator__index")
+    columns = ("kind", "name", "memory_bytes", "compute_capability")
+    for attempt, *device in held.values_list("attempt_id", *(f"accelerator__{column}" for column in columns)):
+        found[attempt].append(tuple(device))
+    return found
+
+
+def _planned_by(attempt: Attempt, devices: Sequence[Hashable]) -> Hashable:
     """All that a prediction depends on: the spec without what doesn't change its work, and the devices."""
     spec = {key: value for key, value in attempt.job.spec.items() if key not in ("name", "seed", "priority", "adapter")}
-    node, held = attempt.node, {allocation.accelerator_id for allocation in attempt.allocations.all()}
-    devices = [
-        (device.kind, device.name, device.memory_bytes, device.compute_capability)
-        for device in node.accelerators.all()
-        if device.pk in held
-    ]
+    node = attempt.node
     return json.dumps(spec), *devices, node.cores, node.ram_bytes, node.disk_read_bytes_per_s
 
 

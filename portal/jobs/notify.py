@@ -3,6 +3,7 @@
 Knows nothing of who listens; a lost message only delays what a viewer sees until the next one.
 """
 
+import asyncio
 import logging
 
 from asgiref.sync import async_to_sync
@@ -12,6 +13,8 @@ from django.db import transaction
 log = logging.getLogger(__name__)
 
 ALL_JOBS = "jobs"
+AT_ONCE = 10
+"""Messages on their way at a time; each takes a connection of the channel layer."""
 
 
 def job_group(job: int) -> str:
@@ -38,6 +41,7 @@ def _send(jobs: list[int]) -> None:
 
 async def _send_all(jobs: list[int]) -> None:
     layer = get_channel_layer()
-    for job in jobs:
-        await layer.group_send(job_group(job), {"type": "job.changed", "job": job})
-    await layer.group_send(ALL_JOBS, {"type": "job.changed", "job": jobs[0]})
+    groups = [(ALL_JOBS, jobs[0]), *((job_group(job), job) for job in jobs)]
+    for at in range(0, len(groups), AT_ONCE):
+        some = groups[at : at + AT_ONCE]
+        await asyncio.gather(*(layer.group_send(group, {"type": "job.changed", "job": job}) for group, job in some))
