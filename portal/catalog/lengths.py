@@ -5,15 +5,17 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from portal.catalog import turns
+
 BINS = 24
 SAMPLE = 5000
 
 
 def text_of(row: dict[str, Any]) -> str:
-    """All the text of a canonical row."""
-    if "messages" in row:
-        return "\n".join(turn["content"] for turn in row["messages"])
-    return "\n".join(str(value) for value in row.values())
+    """All the text of a canonical row; of two answers the longer one's."""
+    if "rejected" in row:
+        return turns.text_of(row["prompt"]) + "\n" + max(map(turns.text_of, (row["chosen"], row["rejected"])), key=len)
+    return "\n".join(map(turns.text_of, row.values()))
 
 
 def histogram(rows: list[dict[str, Any]], tokenizer_json: str | None, tokenizer_name: str) -> dict[str, Any]:

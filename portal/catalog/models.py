@@ -81,6 +81,7 @@ class Dataset(models.Model):
         PROMPT_COMPLETION = "prompt_completion", "Prompt and completion"
         TEXT = "text", "Text"
         TEXT_LABEL = "text_label", "Text and label"
+        PREFERENCE = "preference", "Prompt, chosen and rejected"
 
     name = models.CharField(max_length=63, unique=True, validators=[name_validator])
     format = models.CharField(max_length=20, choices=Format)

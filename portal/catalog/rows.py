@@ -1,4 +1,4 @@
-"""Reads and checks the rows of a dataset file: JSONL, JSON, CSV or Parquet, in one of four formats.
+"""Reads and checks the rows of a dataset file: JSONL, JSON, CSV or Parquet, in one of five formats.
 
 Every bad row is reported with its number and reason. Pure but for parsing; knows nothing of files or the database.
 """
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from portal.catalog import turns
 from workers.contract.errors import FieldError, Refused
 
 MAX_SHOWN = 20
@@ -17,6 +18,7 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """NUL and halves of surrogate pairs: JSON can spell them, UTF-8 or a database can't hold them."""
 Row = dict[str, Any]
 REQUIRED = {
+    "preference": ("prompt", "chosen", "rejected"),
     "messages": ("messages",),
     "prompt_completion": ("prompt", "completion"),
     "text_label": ("text", "label"),
@@ -58,7 +60,7 @@ def detect(rows: list[tuple[int, Row | str]], name: str, field: str) -> str:
                 field,
                 name,
                 f"{field}: the columns of {name!r} ({keys}) fit no format; "
-                "use messages, prompt and completion, text and label, or text.",
+                "use messages, prompt and completion, text and label, text, or prompt, chosen and rejected.",
             )
     raise Refused.at(
         field,
@@ -104,8 +106,7 @@ def line(data: bytes) -> Row | str:
 
 def _storable(row: Row) -> bool:
     """Whether files and databases can hold its text."""
-    texts = [turn["content"] for turn in row["messages"]] if "messages" in row else row.values()
-    return not any(NO_TEXT.search(text) for text in texts)
+    return not any(NO_TEXT.search(turns.text_of(value)) for value in row.values())
 
 
 def canonical(row: Row, format_: str) -> Row | str:
@@ -114,7 +115,9 @@ def canonical(row: Row, format_: str) -> Row | str:
         if row.get(key) in (None, ""):
             return f"{key!r} is missing or empty"
     if format_ == "messages":
-        return _messages(row["messages"])
+        return turns.conversation(row["messages"])
+    if format_ == "preference":
+        return turns.preference(row)
     out: Row = {}
     for key in REQUIRED[format_]:
         value = row[key]
@@ -126,26 +129,6 @@ def canonical(row: Row, format_: str) -> Row | str:
             return f"{key!r} is blank"
         out[key] = value.strip() if key == "label" else value
     return out
-
-
-def _messages(given: Any) -> Row | str:
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            return "'messages' is text that is not JSON"
-    if not isinstance(given, list) or not given:
-        return "'messages' is not a list of messages"
-    turns = []
-    for index, turn in enumerate(given, 1):
-        if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
-            return f"message {index} has no role of system, user or assistant"
-        if not isinstance(turn.get("content"), str) or not turn["content"].strip():
-            return f"message {index} has no content"
-        turns.append({"role": turn["role"], "content": turn["content"]})
-    if turns[-1]["role"] != "assistant":
-        return "the last message is not the assistant's, so there is nothing to learn"
-    return {"messages": turns}
 
 
 def _jsonl(text: str, name: str, field: str) -> list[tuple[int, Row | str]]:

@@ -89,7 +89,7 @@ def dataset_page(request: SignedInRequest, name: str) -> HttpResponse:
     context = {
         "dataset": dataset,
         "chart": histogram(dataset.token_histogram),
-        "columns": [column for column in (dataset.preview[0] if dataset.preview else {}) if column != "messages"],
+        "columns": list(dataset.preview[0] if dataset.preview else ()),
         "adapters": selectors.adapters().filter(dataset=dataset),
     }
     return render(request, "catalog/dataset.html", context)

@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     adding.add_argument(
         "--test", metavar="FILE", help="held-out rows (a URI where FILE is one); else a fifth of FILE, of shards none"
     )
-    adding.add_argument("--format", default="auto", help="auto, messages, prompt_completion, text or text_label")
+    formats = "auto, messages, prompt_completion, text, text_label or preference"
+    adding.add_argument("--format", default="auto", help=formats)
     chat = add("chat", lists.chat, "ask a launched model")
     chat.add_argument("model", metavar="MODEL")
     chat.add_argument("prompt", metavar="PROMPT")

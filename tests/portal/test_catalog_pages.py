@@ -191,6 +191,18 @@ def test_a_chat_dataset_shows_its_turns(browser: Client) -> None:
     assert "not counted" in page
 
 
+def test_preferences_show_their_answers_as_text_or_turns(browser: Client) -> None:
+    rows = [
+        {"prompt": "Where?", "chosen": "On its way.", "rejected": "<i>No.</i>"},
+        {"prompt": [{"role": "user", "content": "Why?"}], "chosen": [{"role": "assistant", "content": "Since."}],
+         "rejected": [{"role": "assistant", "content": "Go away."}]},
+    ]  # fmt: skip
+    make_dataset("pairs", format="preference", labels=[], preview=rows)
+    page = text(browser.get(reverse("dataset", args=["pairs"])))
+    for shown in ("chosen</th>", "On its way.", "&lt;i&gt;No.", '<span class="turn-role">assistant:</span> Go away.'):
+        assert shown in page
+
+
 def test_a_dataset_is_added_by_upload_or_uri(browser: Client, own_store: Path) -> None:
     page = browser.post(reverse("dataset-new"), {**DATASET, "file": upload(GOOD)}, follow=True)
     assert "8 training rows, 2 test rows" in text(page)

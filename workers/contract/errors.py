@@ -56,10 +56,11 @@ def _field_error(
     location: tuple[int | str, ...], kind: str, text: str, context: dict[str, Any], given: Any
 ) -> FieldError:
     field = ".".join(str(part) for part in location if part not in (*KINDS, "body", "spec"))
-    if kind == "value_error" and not field and ": " in text:
+    if kind == "value_error" and ": " in text and (not field or isinstance(given, dict)):
         # A whole-model check names its field itself: "max_tokens: 300 leaves no room…".
-        field, text = text.removeprefix("Value error, ").split(": ", 1)
-        return FieldError(field, given.get(field) if isinstance(given, dict) else None, f"{field}: {text}")
+        own, text = text.removeprefix("Value error, ").split(": ", 1)
+        path = f"{field}.{own}" if field else own
+        return FieldError(path, given.get(own) if isinstance(given, dict) else None, f"{path}: {text}")
     field = field or "spec"
     shown = _shown(given)
     bounds = {

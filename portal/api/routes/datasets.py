@@ -17,11 +17,11 @@ from portal.catalog import dataset_services, selectors
 from portal.catalog.models import Dataset
 from workers.contract.base import Contract, Slug
 from workers.contract.errors import Refused
+from workers.contract.objectives import RowFormat
 
 router = Router(tags=["datasets"])
 
 Name = Annotated[Slug, Path()]
-RowFormat = Literal["messages", "prompt_completion", "text", "text_label"]
 
 
 class _DatasetIn(Contract):

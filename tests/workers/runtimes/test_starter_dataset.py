@@ -1,10 +1,12 @@
-"""The committed starter dataset is what its script makes, and fit to measure with."""
+"""The committed datasets are what their scripts make, and the starter's is fit to measure with."""
 
 import json
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from tests.workers.runtimes.conftest import STARTER, STARTER_LABELS
 from workers.contract.finetune import FinetuneSpec
@@ -14,11 +16,11 @@ def rows(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in (STARTER / name).read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_script_makes_the_committed_files(tmp_path: Path) -> None:
-    script = [sys.executable, str(STARTER / "generate.py"), "--seed", "7", str(tmp_path)]
-    subprocess.run(script, check=True)
+@pytest.mark.parametrize("folder", [STARTER, STARTER.parent / "preferences"], ids=lambda folder: folder.name)
+def test_the_script_makes_the_committed_files(tmp_path: Path, folder: Path) -> None:
+    subprocess.run([sys.executable, str(folder / "generate.py"), "--seed", "7", str(tmp_path)], check=True)
     for name in ("train.jsonl", "test.jsonl"):
-        assert (tmp_path / name).read_bytes() == (STARTER / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_the_splits_are_balanced_and_share_no_ticket() -> None:
