@@ -175,7 +175,8 @@ def _median_sequence(spec: PlannedSpec, measured: Measured) -> int:
     """Tokens of a sequence in the median step; when serving, of the longest."""
     if not isinstance(spec, FinetuneSpec) or not measured.step_tokens:
         return measured.sequence_tokens
-    return max(1, round(measured.step_tokens / (spec.micro_batch * spec.gradient_accumulation)))
+    sequences = of_spec(spec).workload.sequences
+    return max(1, round(measured.step_tokens / (spec.micro_batch * spec.gradient_accumulation * sequences)))
 
 
 def _tried(attempt: Attempt, plan: Callable[[PlannedSpec], Predicted | None]) -> Predicted | None:
@@ -206,7 +207,7 @@ def _predicted(spec: PlannedSpec, attempt: Attempt, tokens: int | None = None) -
 def _figures(way: Way, request: PlanRequest) -> Predicted:
     return Predicted(
         device=way.device.name,
-        method=method_key(request.workload.goal, way.method),
+        method=method_key(request.workload.goal, way.method, request.workload.preference),
         peak_bytes=sum(line.expected for line in way.memory.lines if line.name != "context"),
         step_s=way.speed.step_s,
         tokens_per_s=way.speed.tokens_per_s,

@@ -31,15 +31,15 @@ GOALS = {
 }
 FIRST = {
     "model": 12, "hardware": 8, "nodes": 4, "goal": 12, "context": 6, "batch": 6, "concurrency": 6, "lora_rank": 6,
-    "lora_targets": 6, "trained_tokens": 12,
+    "lora_targets": 6, "trained_tokens": 6, "preference": 6,
 }  # fmt: skip
 """What everyone is asked, and how much of the form's width it takes, in twelfths."""
 GOALS_OF = {
     "batch": "training", "lora_rank": "adapters", "lora_targets": "adapters", "trained_tokens": "training",
-    "concurrency": "serving",
+    "preference": "training", "concurrency": "serving",
 }  # fmt: skip
 """Field → the goals it matters to; other fields matter to all."""
-CARRIED = ("dataset", "adapter")
+CARRIED = ("dataset", "adapter", "objective")
 """Choices of a job form that the plan page gives back to it as they were."""
 LABELS = {
     "zero_stage": "ZeRO stage", "kv_cache": "KV cache", "offload_optimizer": "Offload the optimizer",

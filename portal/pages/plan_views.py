@@ -144,7 +144,7 @@ def answered(form: PlanForm) -> Outcome:
 
 def shown_plan(place: int, plan: Plan, asked: PlanRequest, carried: dict[str, str]) -> ShownPlan:
     """The plan with its drawings, and the way to the job form."""
-    values = planning.form_values(plan, asked) | carried
+    values = carried | planning.form_values(plan, asked)
     return ShownPlan(
         place=place,
         plan=plan,

@@ -92,10 +92,10 @@ def _kernel(shape: ModelShape, method: Method, gpu: bool) -> str:
     return "plain" if not gpu and unequal and method.attention == "sdpa" else attention_kernel(shape, method)
 
 
-def padded(method: Method) -> bool:
+def padded(method: Method, sequences: int) -> bool:
     """Whether a batch is likely padded: several sequences, of which not all are as long as the longest. Flash
     attention is given the sequences without their padding."""
-    return method.micro_batch > 1 and method.attention != "flash"
+    return sequences > 1 and method.attention != "flash"
 
 
 def _adapter_width(workload: Workload, method: Method) -> int:

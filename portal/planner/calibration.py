@@ -51,11 +51,13 @@ class Calibration:
         return self.factors.get((device, key)) or self.factors.get((device, key.split("/")[0]))
 
 
-def method_key(goal: Goal, method: Method) -> str:
+def method_key(goal: Goal, method: Method, preference: bool = False) -> str:
     """What runs must have in common to teach about each other: goal, number type, recomputing, sharding."""
     parts = [goal, method.precision if method.quantization == "none" else f"{method.quantization}-{method.precision}"]
     if goal != "infer" and method.checkpointing:
         parts.append("checkpointed")
+    if preference:
+        parts.append("preference")
     if method.zero_stage:
         parts.append(f"zero{method.zero_stage}")
     if method.tensor > 1 or method.pipeline > 1:

@@ -73,10 +73,12 @@ def estimate(
     )
 
 
-def _weights(shape: ModelShape, method: Method, held: States, more: int = 0) -> Found:
+def _weights(shape: ModelShape, method: Method, held: States, more: int = 0, twice: bool = False) -> Found:
     stored = f"{method.quantization} with its scales" if method.quantization != "none" else method.precision
     if more:
         stored += " in bf16, as this CPU's kernels want them"
+    if twice:
+        stored += ", and as they were"
     shards = method.data if method.zero_stage == 3 else 1
     shared = f", over {method.tensor * method.pipeline * shards} devices" if method.devices > 1 else ""
     if method.tensor * method.pipeline * shards == 1:
@@ -126,7 +128,7 @@ def _serving_lines(shape: ModelShape, method: Method, held: States, served: Serv
 def _training_lines(shape: ModelShape, workload: Workload, method: Method, step: Step) -> list[Found]:
     held, moment = step.states, step.moment
     trained = f"{held.trainable:,} trained parameters"
-    found = [_weights(shape, method, held)]
+    found = [_weights(shape, method, held, twice=workload.preference and workload.goal == "full")]
     if held.lora:
         words = f"{trained} × {held.trained_width} bytes{_shards(method, 3)}: {size(held.lora)}."
         found.append(("lora", held.lora, held.lora, held.lora, words))

@@ -67,9 +67,10 @@ def _step(shape: ModelShape, workload: Workload, method: Method, gpu: bool, plac
     held = states(shape, workload, method, place, foreach=gpu)
     layer = kept(shape, workload, method, gpu)
     width, context = WIDTH[method.precision], workload.context
-    tokens, full = method.micro_batch * context, workload.goal == "full"
-    pads = padded(method)
-    after = loss(shape, method.micro_batch * max(1, context - 1), width, full, gpu, method.tensor)
+    sequences, full = method.micro_batch * workload.sequences, workload.goal == "full"
+    tokens = sequences * context
+    pads = padded(method, sequences)
+    after = loss(shape, sequences * max(1, context - 1), width, full, gpu, method.tensor)
     one = layer.bytes(tokens, context, pads)
     work = layer.work(tokens, context)
     # Token ids, labels, mask and positions as 64-bit numbers; rotary tables.

@@ -34,6 +34,16 @@ class Workload(Contract):
     trained_tokens: int = Field(
         0, ge=0, le=10**15, title="Tokens to train", description="For the whole run's time and cost; 0: not asked."
     )
+    preference: bool = Field(
+        False,
+        title="Preference tuning",
+        description="A sample is a chosen and a rejected sequence, measured against the model as it was (DPO).",
+    )
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of one sample."""
+        return 2 if self.preference else 1
 
 
 class Fixed(Contract):

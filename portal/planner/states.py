@@ -185,6 +185,8 @@ def states(shape: ModelShape, workload: Workload, method: Method, place: Place, 
     width = WIDTH[method.precision]
     depth, split, data, stage = shape.depth, method.tensor, method.data, method.zero_stage
     weights = -(-weight_bytes(shape, method.quantization, width).at(place, depth, shape.tied) // split)
+    if workload.preference and workload.goal == "full":
+        weights *= 2  # the model as it was stays beside the trained one; of adapters it is the base
     if workload.goal == "infer":
         return States(weights, 0, 0, 0, 0, 0, width, False, 0, 0)
     full = workload.goal == "full"

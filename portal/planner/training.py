@@ -68,18 +68,21 @@ def step(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
     device, full = wiring.device, workload.goal == "full"
     token = work(shape, workload, method)
     split, count = method.tensor * method.pipeline, method.accumulation
-    tokens = method.micro_batch * workload.context
+    sequences = method.micro_batch * workload.sequences
+    tokens = sequences * workload.context
     peak = device.flops.get(method.precision) or device.flops["fp32"]
     share = utilisation(device, peak, adapters=not full)
     bandwidth = device.bandwidth * BANDWIDTH_SHARE
 
-    flops = _flops(method, token, tokens, full) / split
+    flops = _flops(method, token, tokens, sequences, full) / split
+    if workload.preference:
+        flops += _reference_flops(token, tokens, sequences) / split
     arithmetic = flops / (peak * share)
-    passes = (3 if full else 2) + method.checkpointing
+    passes = (3 if full else 2) + method.checkpointing + workload.preference
     streaming = token.read_bytes(tokens) * passes / split / bandwidth
     launches = _launches(token, method, full, device.kind)
     micro = arithmetic + launches if device.kind == "cpu" else max(arithmetic, streaming, launches)
-    beside, parts = _beside(method, token, bandwidth)
+    beside, parts = _beside(method, token, sequences, bandwidth)
     update = _update_bytes(method, token) / bandwidth
     compute, memory = arithmetic * count, (micro - arithmetic + beside) * count + update
     if micro > arithmetic:
@@ -94,7 +97,8 @@ def step(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
             name="compute",
             seconds=compute,
             words=f"{_factor(method, full)} × {number(token.linear)} parameters × {tokens * count:,} tokens, with "
-            f"attention and head {amount(flops * count)}FLOP a device, at {amount(peak)}FLOP/s × {share:.2f}.",
+            f"attention{', the reference' if workload.preference else ''} and head {amount(flops * count)}FLOP a device, "
+            f"at {amount(peak)}FLOP/s × {share:.2f}.",
         ),
         Share(name="memory", seconds=memory, words=f"Beside that: {'; '.join(parts) or 'nothing'}."),
     ]
@@ -129,12 +133,17 @@ def _factor(method: Method, trained: bool) -> int:
     return (6 if trained else 4) + 2 * method.checkpointing
 
 
-def _flops(method: Method, token: Work, tokens: int, full: bool) -> float:
+def _flops(method: Method, token: Work, tokens: int, sequences: int, full: bool) -> float:
     """Of one micro batch on the whole model. Recomputing runs the layers again, not the head; FlashAttention's
     backward computes the scores again by itself."""
     linear = token.linear * _factor(method, full) + token.adapters * _factor(method, trained=True)
     passes = 3 + (0.5 if method.attention != "eager" else 0) + method.checkpointing
-    return tokens * (linear + token.head * (6 if full else 4)) + method.micro_batch * passes * token.attention_flops
+    return tokens * (linear + token.head * (6 if full else 4)) + sequences * passes * token.attention_flops
+
+
+def _reference_flops(token: Work, tokens: int, sequences: int) -> float:
+    """Of preference tuning's pass through the model as it was (arXiv:2305.18290), forward only."""
+    return 2 * tokens * (token.linear + token.head) + sequences * token.attention_flops
 
 
 def _launches(token: Work, method: Method, full: bool, kind: str) -> float:
@@ -143,7 +152,7 @@ def _launches(token: Work, method: Method, full: bool, kind: str) -> float:
     return LAUNCH_S[kind] * times * -(-token.depth // method.pipeline)
 
 
-def _beside(method: Method, token: Work, bandwidth: float) -> tuple[float, list[str]]:
+def _beside(method: Method, token: Work, sequences: int, bandwidth: float) -> tuple[float, list[str]]:
     """(seconds, words) of a micro batch's memory traffic before and after its products: unpacking, eager scores."""
     split, passes = method.tensor * method.pipeline, 2 + method.checkpointing
     total, words = 0.0, []
@@ -152,7 +161,7 @@ def _beside(method: Method, token: Work, bandwidth: float) -> tuple[float, list[
         total += unpacking
         words.append(f"{method.quantization} weights unpacked {passes} × a micro batch, {seconds(unpacking)}")
     if method.attention == "eager":
-        scores = method.micro_batch * token.scores
+        scores = sequences * token.scores
         moving = (passes + 1) * scores * EAGER_BYTES / split / bandwidth
         total += moving
         words.append(f"eager attention's {number(scores)} scores {passes + 1} × a micro batch, {seconds(moving)}")
@@ -198,7 +207,7 @@ def _communication(
             behind = all_reduce_s(gradients, method.data, link)
             what = f"2 × ({method.data} - 1) / {method.data} × {size(gradients)} of gradients"
         parts.append(f"{what} over {link.title} at {size(link.bandwidth)}/s: {seconds(behind)}.")
-    activations = method.micro_batch * workload.context * shape.hidden * width
+    activations = method.micro_batch * workload.sequences * workload.context * shape.hidden * width
     if method.tensor > 1:
         link = wiring.link(method.tensor, 1)
         times = (4 + 2 * method.checkpointing) * -(-token.depth // method.pipeline) * count

@@ -77,6 +77,17 @@ def test_lora_trains_its_adapters_and_full_everything() -> None:
     assert line(full, "lora") == 0
 
 
+def test_preference_tuning_takes_two_sequences_a_sample_and_the_model_as_it_was() -> None:
+    pairs = taken(workload=LORA.model_copy(update={"preference": True}), micro_batch=2)
+    apart = taken(micro_batch=4)
+    assert [line(pairs, name) for name in ("weights", "activations")] == [
+        line(apart, name) for name in ("weights", "activations")
+    ]
+    whole = taken(workload=FULL.model_copy(update={"preference": True}))
+    assert line(whole, "weights") == 2 * line(taken(workload=FULL), "weights")
+    assert "and as they were" in words(whole, "weights")
+
+
 def test_lora_on_named_layers_takes_less() -> None:
     few = taken(workload=LORA.model_copy(update={"lora_targets": "q_proj,v_proj"}))
     assert line(few, "lora") == 4 * 32 * 2 * 16 * (4096 + 4096)
