@@ -7,13 +7,14 @@ Imports no torch: versions come from package metadata. Doesn't know who reads th
 import os
 import platform
 import shutil
+import socket
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
-from workers.contract.events import DeviceProfile, NodeProfile
+from workers.contract.events import DeviceProfile, InterfaceProfile, NodeProfile
 from workers.disk import read_bandwidth
 from workers.nvml import DeviceSample, Nvml, open_nvml
 from workers.settings import cpu_devices_from, labels_from
@@ -49,6 +50,7 @@ def probe(
         labels=labels_from(environment.get("LIFTOFF_NODE_LABELS", "")),
         devices=devices or cpus(cpu_devices_from(environment.get("LIFTOFF_CPU_DEVICES", ""))),
         links=nvml.links() if nvml else (),
+        interfaces=_interfaces(),
     )
 
 
@@ -88,6 +90,18 @@ def cpus(count: int) -> tuple[DeviceProfile, ...]:
         DeviceProfile(kind="cpu", index=index, name=name, memory_bytes=memory, compute_capability=capability)
         for index in range(count)
     )
+
+
+def _interfaces() -> tuple[InterfaceProfile, ...]:
+    """Those that are up, with their first IPv4 address."""
+    states = psutil.net_if_stats()
+    found = []
+    for name, addresses in psutil.net_if_addrs().items():
+        address = next((one.address for one in addresses if one.family == socket.AF_INET), None)
+        if address and name in states and states[name].isup:
+            speed = states[name].speed * 10**6  # psutil counts in Mbit/s
+            found.append(InterfaceProfile(name=name, address=address, bits_per_s=speed or None))
+    return tuple(found)
 
 
 def _cpu_name() -> str:

@@ -125,6 +125,33 @@ class ReadyEndpoint(Schema):
     ready_at: datetime
 
 
+class TeamNode(Schema):
+    """One node of an attempt on several."""
+
+    node: str
+    devices: list[str]
+    settings: dict[str, str] = Field(description="Environment variables that NCCL and gloo are given there.")
+    reason: str | None = Field(description="Why its part of the attempt ended; null while it runs.")
+    detail: str
+    output: list[str] = Field(description="Its last lines; those of the first node are the job's log.")
+
+
+class Team(Schema):
+    """The nodes of an attempt on several, the first of which leads."""
+
+    endpoint: str = Field(description="Where they meet: the first one's address and a port.")
+    nodes: list[TeamNode]
+
+
+class Replica(Schema):
+    """One of a launch's copies, each of which is a job."""
+
+    job: int
+    name: str
+    status: StatusName
+    reason: str | None
+
+
 class JobOut(JobRow):
     """All there is to say of a job, except its series, logs and events."""
 
@@ -132,6 +159,7 @@ class JobOut(JobRow):
     queue: Queue | None
     node: str | None
     devices: list[str]
+    team: Team | None = Field(description="Of a job on several nodes.")
     spec: JobSpec
     timeline: list[Change]
     attempts: list[Try]

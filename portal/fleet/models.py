@@ -24,6 +24,7 @@ class Node(models.Model):
     cuda = models.CharField(max_length=40, blank=True)
     versions = models.JSONField(default=dict, blank=True)
     labels = models.JSONField(default=dict, blank=True)
+    interfaces = models.JSONField(default=list, blank=True, help_text="Contract InterfaceProfile objects.")
     last_seen_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

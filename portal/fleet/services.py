@@ -65,6 +65,7 @@ def record_profile(profile: NodeProfile) -> Node:
     node.cuda = profile.cuda or ""
     node.versions = profile.versions
     node.labels = {**profile.labels, **node.labels}
+    node.interfaces = [interface.model_dump(mode="json") for interface in profile.interfaces]
     node.save()
     seen = []
     for device in profile.devices:

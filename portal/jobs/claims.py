@@ -11,13 +11,14 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from portal.fleet.models import Accelerator
-from portal.jobs import dispatch, measurements, orders
+from portal.jobs import dispatch, measurements, members, orders
 from portal.jobs.ending import fail_queued
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Allocation, Attempt, Job, Transition
 from portal.jobs.notify import jobs_changed
 from portal.jobs.scheduler import Placement
 from workers.contract.errors import Refused
+from workers.contract.order import Order
 from workers.contract.reasons import Reason
 
 BATCH = 100
@@ -37,7 +38,7 @@ def allocate_all(placements: Sequence[Placement]) -> int:
     attempts: list[Attempt] = []
     for at in range(0, len(placements), BATCH):
         attempts += _claim(placements[at : at + BATCH])
-    measurements.predict_all(attempts)
+    measurements.predict_all([attempt for attempt in attempts if attempt.nodes == 1])
     return len(attempts)
 
 
@@ -67,7 +68,8 @@ def _commit(placements: Sequence[Placement]) -> list[Attempt]:
     if not claimed:
         return []
     _check_room(claimed)
-    made = orders.build([(jobs[placement.job], placement) for placement in claimed])
+    teams = orders.build([(jobs[placement.job], placement) for placement in claimed])
+    made = [team[0] for team in teams]
     Job.objects.filter(pk__in=list(jobs), status=Status.QUEUED).update(
         status=Status.DISPATCHED,
         attempt_number=F("attempt_number") + 1,
@@ -81,15 +83,17 @@ def _commit(placements: Sequence[Placement]) -> list[Attempt]:
             job=jobs[order.job],
             number=order.attempt,
             node_id=placement.node,
+            nodes=len(placement.parts),
             order=order.model_dump(mode="json", exclude={"serve_token"}),
             token=order.token,
         )
         for order, placement in zip(made, claimed, strict=True)
     )
+    members.join(zip(attempts, claimed, teams, strict=True))
     Allocation.objects.bulk_create(
         Allocation(attempt=attempt, accelerator_id=device, reserved_bytes=placement.reserved_bytes)
         for attempt, placement in zip(attempts, claimed, strict=True)
-        for device in placement.devices
+        for device in placement.all_devices
     )
     Transition.objects.bulk_create(
         Transition(
@@ -97,18 +101,23 @@ def _commit(placements: Sequence[Placement]) -> list[Attempt]:
             attempt_number=order.attempt,
             old=Status.QUEUED,
             new=Status.DISPATCHED,
-            note=f"Sent to node {order.node}.",
+            note=_sent(team),
         )
-        for order in made
+        for order, team in zip(made, teams, strict=True)
     )
-    transaction.on_commit(lambda: dispatch.begin(made))
+    transaction.on_commit(lambda: dispatch.begin([order for team in teams for order in team]))
     jobs_changed(list(jobs))
     return attempts
 
 
+def _sent(team: Sequence[Order]) -> str:
+    names = ", ".join(order.node for order in team)
+    return f"Sent to node{'s' if len(team) > 1 else ''} {names}."
+
+
 def _check_room(claimed: Sequence[Placement]) -> None:
     """Lock the devices until the commit, and count what is held of them and asked for. Raises Taken."""
-    wanted = {device for placement in claimed for device in placement.devices}
+    wanted = {device for placement in claimed for device in placement.all_devices}
     locked = Accelerator.objects.filter(pk__in=wanted).select_for_update(no_key=True).order_by("pk")
     memory = dict(locked.values_list("pk", "memory_bytes"))
     live = Allocation.objects.filter(accelerator__in=wanted, released_at=None)
@@ -116,7 +125,7 @@ def _check_room(claimed: Sequence[Placement]) -> None:
     for device, reserved in live.values_list("accelerator_id", "reserved_bytes"):
         held[device].append(reserved)
     for placement in claimed:
-        for device in placement.devices:
+        for device in placement.all_devices:
             held[device].append(placement.reserved_bytes)
     for device, parts in held.items():
         shared = sum(part or 0 for part in parts)

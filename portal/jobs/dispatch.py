@@ -66,7 +66,7 @@ def start(order: Order) -> bool:
 
 def begin(orders: Sequence[Order]) -> None:
     """`start` for new attempts. Before a job's first one nothing of it can have run: a stream of its name is stale."""
-    fresh = [job_stream(order.job) for order in orders if order.attempt == 1]
+    fresh = {job_stream(order.job) for order in orders if order.attempt == 1}
     try:
         if fresh:
             client().delete(*fresh)

@@ -5,15 +5,17 @@ Exactly one end of an attempt wins, whoever says it and however often. Does not 
 """
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.db import transaction
 from django.utils import timezone
 
-from portal.jobs import fences
+from portal.jobs import dispatch, fences
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status, final_status
-from portal.jobs.models import Allocation, Attempt, Job
+from portal.jobs.models import Allocation, Attempt, Job, Member
 from portal.jobs.retries import retry_in_s
 from portal.jobs.states import move, note
+from workers.contract.names import token_of
 from workers.contract.reasons import Reason
 from workers.contract.spec import JOB_SPEC
 
@@ -32,6 +34,8 @@ def finish(job_id: int, number: int, reason: Reason, detail: str = "", now: date
         ):
             return False
         Allocation.objects.filter(attempt=attempt, released_at=None).update(released_at=now)
+        if attempt.nodes > 1:
+            _dismiss(attempt, reason, now)
         transaction.on_commit(lambda: fences.withdraw(job_id, number, attempt.token))
         old = Status(job.status)
         if job.attempt_number != number or old not in HOLDS_DEVICES:
@@ -64,6 +68,15 @@ def fail_queued(job_id: int, reason: Reason, detail: str) -> bool:
         if moved:
             note(job, Status.QUEUED, Status.FAILED, detail, reason)
     return moved
+
+
+def _dismiss(attempt: Attempt, reason: Reason, now: datetime) -> None:
+    """Those of its nodes that still run it are told to end at once."""
+    live = Member.objects.filter(attempt=attempt, finished_at=None)
+    for rank, node in live.values_list("rank", "node__name"):
+        command = (attempt.job_id, attempt.number, token_of(attempt.token, rank), node)
+        transaction.on_commit(partial(dispatch.revoke, *command))
+    live.update(finished_at=now, reason=reason)
 
 
 def _again_at(job: Job, reason: Reason, now: datetime) -> datetime | None:

@@ -12,7 +12,7 @@ import redis
 
 from portal.jobs.connection import client
 from portal.jobs.models import Attempt
-from workers.contract.names import EPOCH_FIELD, LEASES
+from workers.contract.names import EPOCH_FIELD, LEASES, fence_of
 from workers.contract.order import Order
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ end
 
 def grant(orders: Iterable[Order]) -> bool:
     """Let the orders' nodes find their leases. False when Redis could not be reached; saying it twice is harmless."""
-    fields = {str(order.job): _value(order.attempt, order.token) for order in orders}
+    fields = {str(order.job): _value(order.attempt, fence_of(order.token)) for order in orders}
     return _try(lambda: client().hset(LEASES, items=_flat(fields)))
 
 

@@ -25,6 +25,8 @@ from workers.contract.spec import PreflightSpec
 
 SPECS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec, "preflight": PreflightSpec}
 NOT_ASKED = ("kind", "spec_version")
+OF_FINETUNES = ("resources__nodes",)
+"""Asked of no other kind of job."""
 FIRST: dict[str, tuple[str, ...]] = {
     "finetune": (
         "model", "dataset", "method", "name", "adapter", "epochs", "max_steps", "micro_batch", "gradient_accumulation",
@@ -91,6 +93,8 @@ class JobForm(forms.Form):
         self.kind = kind
         self._options: dict[str, dict[str, Any]] = {}
         for name, info in _leaves(SPECS[kind]):
+            if name in OF_FINETUNES and kind != "finetune":
+                continue
             self.fields[name] = _form_field(name, info, EMPTY.get(kind, {}))
             if get_origin(info.annotation) is Literal:
                 self._options[name] = {str(option): option for option in get_args(info.annotation)}

@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.utils import timezone
 
-from portal.fleet.models import Node
 from portal.fleet.selectors import is_online
 from portal.fleet.services import note
 from portal.jobs.ending import finish
-from portal.jobs.models import Attempt
+from portal.jobs.models import Attempt, Member
 from workers.contract.events import Heartbeat, RunningAttempt
+from workers.contract.names import token_of
 from workers.contract.reasons import Reason
 
 BREAK_S = 5.0
@@ -77,7 +77,7 @@ class Hearing:
 
 @dataclass(frozen=True)
 class Held:
-    """A live attempt as a heartbeat is compared with it."""
+    """A live attempt on one of its nodes, as a heartbeat is compared with it. `member`: on which of several."""
 
     id: int
     job: int
@@ -88,6 +88,12 @@ class Held:
     last_seq: int
     gap: bool
     leased: bool
+    member: int | None = None
+
+    @property
+    def key(self) -> tuple[int, int | None]:
+        """Names it among all."""
+        return self.id, self.member
 
     def is_named(self, named: RunningAttempt) -> bool:
         """Whether a heartbeat means this attempt. A worker that knows no tokens names none."""
@@ -96,22 +102,47 @@ class Held:
 
 def held(nodes: Iterable[str]) -> list[Held]:
     """What the database says these nodes hold."""
-    rows = Attempt.objects.filter(finished_at=None, node__name__in=list(nodes)).order_by("pk")
+    names = list(nodes)
+    rows = Attempt.objects.filter(finished_at=None, nodes=1, node__name__in=names).order_by("pk")
     columns = (
         "pk", "job_id", "number", "token", "node__name", "job__status", "last_seq", "gap_since", "lease_until",
     )  # fmt: skip
-    return [
+    alone = [
         Held(pk, job, number, token, node, status, last_seq, gap is not None, until is not None)
         for pk, job, number, token, node, status, last_seq, gap, until in rows.values_list(*columns)
+    ]
+    return alone + _held_by_members(names)
+
+
+def _held_by_members(nodes: list[str]) -> list[Held]:
+    rows = Member.objects.filter(finished_at=None, node__name__in=nodes).select_related("attempt__job", "node")
+    rows = rows.defer("order", "output", "parts", "attempt__order", "attempt__predicted", "attempt__job__spec")
+    return [
+        Held(
+            id=attempt.pk,
+            job=attempt.job_id,
+            number=attempt.number,
+            token=token_of(attempt.token, one.rank),
+            node=one.node.name,
+            status=attempt.job.status,
+            last_seq=one.last_seq if one.rank else attempt.last_seq,
+            gap=one.rank == 0 and attempt.gap_since is not None,
+            leased=one.lease_until is not None,
+            member=one.pk,
+        )
+        for one in rows.order_by("pk")
+        for attempt in [one.attempt]
     ]
 
 
 def renew(beats: dict[str, Heartbeat], live: list[Held], now: datetime) -> None:
     """Give what the nodes name another lease. `beats`: node → its newest heartbeat; `live`: what those nodes hold."""
-    named = [one.id for one in live if any(one.is_named(running) for running in beats[one.node].running)]
-    if named:
-        until = now + timedelta(seconds=lease_s())
-        Attempt.objects.filter(pk__in=named, finished_at=None).update(lease_until=until)
+    named = [one for one in live if any(one.is_named(running) for running in beats[one.node].running)]
+    until = now + timedelta(seconds=lease_s())
+    if alone := [one.id for one in named if one.member is None]:
+        Attempt.objects.filter(pk__in=alone, finished_at=None).update(lease_until=until)
+    if members := [one.member for one in named if one.member is not None]:
+        Member.objects.filter(pk__in=members, finished_at=None).update(lease_until=until)
 
 
 def expire(heard: datetime | None = None) -> int:
@@ -124,18 +155,21 @@ def expire(heard: datetime | None = None) -> int:
     # A clock that went back would let a lost attempt live as long as the jump.
     longest = max(now, timezone.now()) + whole
     Attempt.objects.filter(finished_at=None, lease_until__gt=longest).update(lease_until=longest)
+    Member.objects.filter(finished_at=None, lease_until__gt=longest).update(lease_until=longest)
     columns = ("job_id", "number", "lease_until", "dispatched_at", "node__name", "node__last_seen_at")
-    live = Attempt.objects.filter(finished_at=None).select_related("node").only(*columns).order_by()
-    lapsed = [attempt for attempt in live if _lapsed(attempt, now, whole)]
-    for attempt in lapsed:
-        node: Node = attempt.node
+    alone = Attempt.objects.filter(finished_at=None, nodes=1).select_related("node").only(*columns).order_by()
+    lapsed = [(attempt, attempt.node) for attempt in alone if _lapsed(attempt, attempt, now, whole)]
+    members = Member.objects.filter(finished_at=None).select_related("attempt", "node").order_by()
+    members = members.defer("order", "output", "parts", "attempt__order", "attempt__predicted")
+    lapsed += [(one.attempt, one.node) for one in members if _lapsed(one, one.attempt, now, whole)]
+    for attempt, node in lapsed:
         seen = f"was last seen at {node.last_seen_at:%H:%M:%S} UTC" if node.last_seen_at else "was never seen"
         if finish(attempt.job_id, attempt.number, Reason.NODE_LOST, f"Node {node.name} {seen}."):
             note(node, f"Lost job #{attempt.job_id}, attempt {attempt.number}: its lease lapsed; the node {seen}.")
     return len(lapsed)
 
 
-def _lapsed(attempt: Attempt, now: datetime, whole: timedelta) -> bool:
-    if attempt.lease_until is not None:
-        return attempt.lease_until < now
-    return not is_online(attempt.node, now) and now - attempt.dispatched_at > whole
+def _lapsed(held: Attempt | Member, attempt: Attempt, now: datetime, whole: timedelta) -> bool:
+    if held.lease_until is not None:
+        return held.lease_until < now
+    return not is_online(held.node, now) and now - attempt.dispatched_at > whole

@@ -9,13 +9,14 @@ from collections.abc import Hashable
 from datetime import datetime
 
 from django.conf import settings
+from django.db.models import Prefetch
 from django.utils import timezone
 
 from portal.fleet.selectors import is_online
-from portal.jobs import dispatch, orders, queue, services
+from portal.jobs import dispatch, members, orders, queue, services
 from portal.jobs.holdings import fleet, holdings
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
-from portal.jobs.models import Attempt
+from portal.jobs.models import Attempt, Member
 from portal.jobs.scheduler import (
     Blocked,
     Deciding,
@@ -39,7 +40,7 @@ SAYS_SHARE = 0.1
 STEADY_S = 5.0
 """While queue and fleet stay as they were, it is decided again this often: expected ends move, priorities grow."""
 SWEPT = (
-    "job__status", "number", "node__name", "node__last_seen_at", "dispatched_at", "started_at", "lease_until",
+    "job__status", "number", "nodes", "node__name", "node__last_seen_at", "dispatched_at", "started_at", "lease_until",
     "preempt_asked_at",
 )  # fmt: skip
 
@@ -146,20 +147,32 @@ def sweep(now: datetime | None = None, *, give_up: bool = True) -> None:
     `give_up`: whether this controller has heard the nodes long enough to know that none has.
     """
     now = now or timezone.now()
+    members.end_overdue(now)
     live = Attempt.objects.filter(finished_at=None, job__status__in=HOLDS_DEVICES).select_related("job", "node")
-    for attempt in live.only(*SWEPT).order_by():
-        job, node = attempt.job, attempt.node
-        waited_s = (now - attempt.dispatched_at).total_seconds()
-        if not is_online(node, now):
-            continue  # its lease says when to end it (leases)
-        if job.status == Status.CANCELLING:
-            dispatch.cancel(job.pk, attempt.number, node.name)
-        elif attempt.preempt_asked_at is not None:
-            dispatch.preempt(job.pk, attempt.number, node.name)
-        elif job.status == Status.DISPATCHED and attempt.started_at is None and attempt.lease_until is None:
-            if give_up and waited_s > settings.LIFTOFF_START_TIMEOUT_S:
-                services.finish(
-                    job.pk, attempt.number, Reason.NEVER_STARTED, f"Node {node.name} had {waited_s:.0f} s to start it."
-                )
-            elif waited_s > RESEND_AFTER_S:
-                dispatch.start(orders.rebuild(attempt))
+    of_several = Prefetch("members", Member.objects.filter(finished_at=None).select_related("node"))
+    for attempt in live.only(*SWEPT).prefetch_related(of_several).order_by():
+        for place in attempt.members.all() if attempt.nodes > 1 else [attempt]:
+            _repeat(attempt, place, now, give_up)
+
+
+def _repeat(attempt: Attempt, place: Attempt | Member, now: datetime, give_up: bool) -> None:
+    """What one node may not have heard. `place`: the attempt there."""
+    job, node = attempt.job, place.node
+    waited_s = (now - attempt.dispatched_at).total_seconds()
+    if not is_online(node, now):
+        return  # its lease says when to end it (leases)
+    if job.status == Status.CANCELLING:
+        dispatch.cancel(job.pk, attempt.number, node.name)
+    elif attempt.preempt_asked_at is not None:
+        dispatch.preempt(job.pk, attempt.number, node.name)
+    elif place.lease_until is None and (isinstance(place, Member) or _waits_to_start(attempt)):
+        if give_up and waited_s > settings.LIFTOFF_START_TIMEOUT_S:
+            services.finish(
+                job.pk, attempt.number, Reason.NEVER_STARTED, f"Node {node.name} had {waited_s:.0f} s to start it."
+            )
+        elif waited_s > RESEND_AFTER_S:
+            dispatch.start(orders.rebuild(place))
+
+
+def _waits_to_start(attempt: Attempt) -> bool:
+    return attempt.job.status == Status.DISPATCHED and attempt.started_at is None

@@ -63,11 +63,12 @@ class Job(models.Model):
 
 
 class Attempt(models.Model):
-    """One try at a job on one node."""
+    """One try at a job, on one node or on several (Member)."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
     number = models.PositiveIntegerField()
     node = models.ForeignKey("fleet.Node", on_delete=models.PROTECT, related_name="attempts")
+    nodes = models.PositiveSmallIntegerField(default=1, help_text="How many it runs on; `node` is the first.")
     order = models.JSONField(help_text="Contract Order that was dispatched, less its secrets.")
     reason = models.CharField(max_length=24, blank=True)
     detail = models.TextField(blank=True)
@@ -106,6 +107,36 @@ class Attempt(models.Model):
         """The step whose checkpoint it went on from; None for one that began anew."""
         resume = self.order.get("resume")
         return int(resume["step"]) if resume else None
+
+
+class Member(models.Model):
+    """One node of an attempt on several; the first one, of rank 0, is the attempt's own. Written by jobs.members.
+
+    Each holds a lease of its own and says of itself how it ended.
+    """
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="members")
+    rank = models.PositiveSmallIntegerField()
+    node = models.ForeignKey("fleet.Node", on_delete=models.PROTECT, related_name="memberships")
+    order = models.JSONField(help_text="Contract Order that was dispatched to it.")
+    last_seq = models.PositiveIntegerField(default=0, help_text="Its latest event; of rank 0 the attempt's counts.")
+    output = models.JSONField(default=list, blank=True, help_text="Its last lines; those of rank 0 are the attempt's.")
+    parts = models.JSONField(default=list, blank=True, help_text="Its parts of the newest checkpoints: ResumeInputs.")
+    lease_until = models.DateTimeField(null=True, blank=True)
+    reason = models.CharField(max_length=24, blank=True)
+    detail = models.TextField(blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["attempt_id", "rank"]
+        constraints = [models.UniqueConstraint(fields=["attempt", "rank"], name="one_member_per_rank")]
+        indexes = [
+            # What nodes hold: leases, reconciliation, the sweep.
+            models.Index(fields=["node"], condition=models.Q(finished_at=None), name="live_members_by_node")
+        ]
+
+    def __str__(self) -> str:
+        return f"node {self.rank} of {self.attempt}"
 
 
 class Allocation(models.Model):

@@ -8,8 +8,9 @@ from django.conf import settings
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Accelerator, Node
 from portal.jobs.checks import Known, look_up
-from portal.jobs.models import Attempt, Job
+from portal.jobs.models import Attempt, Job, Member
 from portal.jobs.scheduler import Placement
+from portal.jobs.teams import Part, spread
 from portal.jobs.tokens import serve_token
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.names import store_uri
@@ -17,24 +18,28 @@ from workers.contract.order import AdapterInput, DatasetInput, Device, ModelInpu
 from workers.contract.spec import JOB_SPEC
 
 
-def build(claimed: Sequence[tuple[Job, Placement]]) -> list[Order]:
-    """The order of each job's next attempt. What several of them name is read once.
+def build(claimed: Sequence[tuple[Job, Placement]]) -> list[tuple[Order, ...]]:
+    """The orders of each job's next attempt, one for each of its nodes. What several of them name is read once.
 
     Raises Refused when something one of them names is gone.
     """
-    nodes = Node.objects.in_bulk({placement.node for _, placement in claimed})
-    devices = Accelerator.objects.in_bulk({device for _, placement in claimed for device in placement.devices})
+    nodes = Node.objects.in_bulk({node for _, placement in claimed for node, _ in placement.parts})
+    devices = Accelerator.objects.in_bulk({device for _, placement in claimed for device in placement.all_devices})
     retried = [job.pk for job, _ in claimed if job.attempt_number]
     resumes, earlier = _newest_checkpoints(retried), _tokens(retried)
     known = Known()
     return [
-        _order(job, nodes[placement.node], _devices(placement, devices), resumes, known, earlier.get(job.pk, []))
-        for job, placement in claimed
+        spread(_order(job, parts[0], resumes, known, earlier.get(job.pk, [])), parts)
+        for job, parts in ((job, _parts(placement, nodes, devices)) for job, placement in claimed)
     ]
 
 
-def _devices(placement: Placement, known: Mapping[int, Accelerator]) -> tuple[Device, ...]:
-    found = [known[device] for device in placement.devices]
+def _parts(placement: Placement, nodes: Mapping[int, Node], known: Mapping[int, Accelerator]) -> list[Part]:
+    return [(nodes[node], _devices(placement, devices, known)) for node, devices in placement.parts]
+
+
+def _devices(placement: Placement, devices: Sequence[int], known: Mapping[int, Accelerator]) -> tuple[Device, ...]:
+    found = [known[device] for device in devices]
     return tuple(
         Device.model_validate(
             {
@@ -48,16 +53,9 @@ def _devices(placement: Placement, known: Mapping[int, Accelerator]) -> tuple[De
     )
 
 
-def _order(
-    job: Job,
-    node: Node,
-    devices: tuple[Device, ...],
-    resumes: Mapping[int, ResumeInput],
-    known: Known,
-    earlier: Sequence[str],
-) -> Order:
-    """`earlier`: the tokens of the attempts before."""
-    number = job.attempt_number + 1
+def _order(job: Job, part: Part, resumes: Mapping[int, ResumeInput], known: Known, earlier: Sequence[str]) -> Order:
+    """As for one node alone. `earlier`: the tokens of the attempts before."""
+    (node, devices), number = part, job.attempt_number + 1
     spec = JOB_SPEC.validate_python(job.spec)
     # A retry finds the adapter its own earlier attempt made, which is no reason to refuse it.
     retried = isinstance(spec, FinetuneSpec) and number > 1
@@ -81,9 +79,9 @@ def _order(
     )
 
 
-def rebuild(attempt: Attempt) -> Order:
-    """The stored order of an attempt, with its secret derived again."""
-    order = Order.model_validate(attempt.order)
+def rebuild(stored: Attempt | Member) -> Order:
+    """The stored order of an attempt, or of one of its nodes, with its secret derived again."""
+    order = Order.model_validate(stored.order)
     if order.spec.kind != "launch":
         return order
     return order.model_copy(update={"serve_token": serve_token(order.job, order.attempt)})

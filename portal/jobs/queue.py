@@ -125,6 +125,7 @@ def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
     return Waiting(
         job=pk,
         resources=_shared(spec.resources.model_dump_json()),
+        nodes=spec.resources.nodes,
         kind=spec.kind,
         team=team,
         priority=spec.priority,

@@ -41,6 +41,8 @@ ENDED_HERE = frozenset({Reason.NODE_LOST, Reason.NEVER_STARTED})
 
 Key = tuple[int, int, str]
 """(job, attempt, token)."""
+Place = tuple[int, int | None]
+"""Held.key."""
 
 
 @dataclass
@@ -64,12 +66,12 @@ class Difference:
 class Differences:
     """What of one node differed at its last heartbeat."""
 
-    missing: dict[int, Difference] = field(default_factory=dict)
-    """Attempt id → held here, not named by the node."""
+    missing: dict[Place, Difference] = field(default_factory=dict)
+    """Held here, not named by the node."""
     orphans: dict[Key, Difference] = field(default_factory=dict)
     """Named by the node, not held here."""
-    lagging: dict[int, Difference] = field(default_factory=dict)
-    """Attempt id → named with more events than are stored."""
+    lagging: dict[Place, Difference] = field(default_factory=dict)
+    """Named with more events than are stored."""
 
 
 class Reconciler:
@@ -111,13 +113,13 @@ class Reconciler:
             if strays:
                 self._orphans(name, strays, before.orphans, after.orphans, at)
 
-    def _missing(self, one: Held, before: dict[int, Difference], after: dict[int, Difference], at: float) -> None:
+    def _missing(self, one: Held, before: dict[Place, Difference], after: dict[Place, Difference], at: float) -> None:
         if one.status == Status.DISPATCHED and not one.leased:
             return  # on its way; the sweep sends it again
-        seen = before.get(one.id)
+        seen = before.get(one.key)
         if seen is None or seen.last_seq != one.last_seq:
             seen = Difference(at, one.last_seq)  # events still come: its end is among them
-        after[one.id] = seen
+        after[one.key] = seen
         if at - seen.since < GRACE_S or at - seen.acted_at < REPEAT_S:
             return
         if seen.acts < RESENDS:
@@ -128,11 +130,11 @@ class Reconciler:
         if finish(one.job, one.number, Reason.NODE_LOST, detail):
             _tell(one.node, f"Job #{one.job}, attempt {one.number} was given up: the node doesn't run it.")
 
-    def _lagging(self, one: Held, before: dict[int, Difference], after: dict[int, Difference], at: float) -> None:
-        seen = before.get(one.id)
+    def _lagging(self, one: Held, before: dict[Place, Difference], after: dict[Place, Difference], at: float) -> None:
+        seen = before.get(one.key)
         if seen is None or seen.last_seq != one.last_seq:
             seen = Difference(at, one.last_seq)
-        after[one.id] = seen
+        after[one.key] = seen
         if at - seen.since >= LAG_S and at - seen.acted_at >= LAG_S:
             seen.act(at)
             _ask_again(one, "has more events of it than came", seen.acts)

@@ -4,12 +4,13 @@ Writes nothing.
 """
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Allocation, Attempt, Job
+from workers.contract.order import Order
 
 
 def jobs(*, status: str = "", kind: str = "", search: str = "") -> QuerySet[Job]:
@@ -37,6 +38,27 @@ def get_job(pk: int) -> Job:
 def current_attempt(job: Job) -> Attempt | None:
     """The job's current attempt with its node, None before the first."""
     return job.attempts.select_related("node").filter(number=job.attempt_number).first()
+
+
+def team(attempt: Attempt | None) -> dict[str, Any] | None:
+    """Where the nodes of an attempt on several meet, and what each was told and says; None for one on one node."""
+    if attempt is None or attempt.nodes == 1:
+        return None
+    orders = [(member, Order.model_validate(member.order)) for member in attempt.members.select_related("node")]
+    return {
+        "endpoint": orders[0][1].team.endpoint if orders[0][1].team else "",
+        "nodes": [
+            {
+                "node": member.node.name,
+                "devices": [f"{device.kind}:{device.index} {device.name}".strip() for device in order.devices],
+                "settings": order.team.settings if order.team else {},
+                "reason": member.reason or None,
+                "detail": member.detail,
+                "output": member.output,
+            }
+            for member, order in orders
+        ],
+    }
 
 
 def queue_length() -> int:

@@ -5,6 +5,7 @@ Every change is a compare-and-set on (id, old status, attempt) of states. Comman
 out after the commit. Does not decide who starts (scheduler) nor store events (telemetry).
 """
 
+from functools import partial
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -13,7 +14,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.jobs import bell, dispatch, states
+from portal.jobs import bell, dispatch, members, states
 from portal.jobs.checks import look_up
 from portal.jobs.claims import allocate, allocate_all
 from portal.jobs.ending import fail_queued, finish
@@ -105,9 +106,9 @@ def cancel(job: Job, user: User | None, note: str = "") -> Job:
             job, Status.CANCELLING, attempt=job.attempt_number, expect=old
         ):
             states.note(job, old, Status.CANCELLING, by)
-            node = job.attempts.select_related("node").get(number=job.attempt_number).node.name
-            command = (job.pk, job.attempt_number, node)
-            transaction.on_commit(lambda: dispatch.cancel(*command))
+            attempt = job.attempts.select_related("node").get(number=job.attempt_number)
+            for node in members.nodes_of(attempt):
+                transaction.on_commit(partial(dispatch.cancel, job.pk, attempt.number, node))
         if user:
             audit(user, "cancel job", f"job #{job.pk}", job.name)
     job.refresh_from_db()
@@ -128,7 +129,8 @@ def preempt(job_id: int, why: str) -> bool:
             return False
         Attempt.objects.filter(pk=attempt.pk).update(preempt_asked_at=timezone.now())
         remark(job_id, why)
-        transaction.on_commit(lambda: dispatch.preempt(job_id, attempt.number, attempt.node.name))
+        for node in members.nodes_of(attempt):
+            transaction.on_commit(partial(dispatch.preempt, job_id, attempt.number, node))
     return True
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from portal.accounts.requests import SignedInRequest
 from portal.fleet import selectors, services
+from portal.fleet.fabric import fabric_of
 from portal.fleet.models import Accelerator, Node, PreflightReport
 from portal.jobs import services as jobs
 from portal.jobs.measurements import rules
@@ -61,6 +62,15 @@ class ShownNode:
     def disk_is_nearly_full(self) -> bool:
         """Whether nothing new starts on it for that."""
         return selectors.disk_is_nearly_full(self.node)
+
+    @property
+    def network(self) -> str:
+        """The interface that jobs on several nodes talk over, in words; '' where the worker named none."""
+        interface = fabric_of(self.node)
+        if interface is None:
+            return ""
+        speed = f", {interface.bits_per_s / 1e9:g} Gbit/s" if interface.bits_per_s else ""
+        return f"{interface.name}, {interface.address}{speed}"
 
     @property
     def word(self) -> str:

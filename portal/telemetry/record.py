@@ -13,8 +13,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from portal.fleet.services import record_preflight, record_sweep
-from portal.jobs import dispatch, measurements, services
-from portal.jobs.models import Attempt
+from portal.jobs import dispatch, measurements, members, services
+from portal.jobs.models import Attempt, Member
 from portal.serving.services import mark_ready
 from portal.telemetry.models import AttemptEvent, LogLine, MetricPoint
 from portal.telemetry.received import Received
@@ -31,6 +31,7 @@ from workers.contract.events import (
     Result,
     Started,
 )
+from workers.contract.names import fence_of, rank_of
 from workers.contract.reasons import Reason
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ log = logging.getLogger(__name__)
 def record(envelopes: list[Envelope]) -> None:
     """Store the events of one attempt, then apply what they mean: each once, and its end when all before it are there.
 
-    An unknown attempt's events are dropped with a warning. A stale one's are stored and change nothing.
+    Of an attempt on several nodes, those of one node; the first one's are the attempt's. An unknown attempt's events
+    are dropped with a warning. A stale one's are stored and change nothing.
     """
     if not envelopes:
         return
@@ -47,6 +49,10 @@ def record(envelopes: list[Envelope]) -> None:
     attempt = Attempt.objects.select_related("job", "node").filter(job_id=job, number=number).first()
     if attempt is None:
         log.warning("events of job %s attempt %s, which is not known here, were dropped", job, number)
+        return
+    token = envelopes[0].token
+    if (rank := rank_of(token)) and fence_of(token) == attempt.token:
+        _record_further(attempt, rank, [envelope for envelope in envelopes if envelope.token == token])
         return
     envelopes = [envelope for envelope in envelopes if envelope.token == attempt.token]
     if not envelopes:
@@ -90,7 +96,33 @@ def end(attempt: Attempt, envelopes: Iterable[Envelope] = ()) -> None:
         row = AttemptEvent.objects.filter(attempt=attempt, type="finished").first()
         said = Finished.model_validate(row.payload) if row else None
     if said is not None:
+        _finish(attempt, 0, said)
+
+
+def _finish(attempt: Attempt, rank: int, said: Finished) -> None:
+    if attempt.nodes == 1:
         services.finish(attempt.job_id, attempt.number, said.reason, said.detail)
+    else:
+        members.ended(attempt, rank, said.reason, said.detail)
+
+
+def _record_further(attempt: Attempt, rank: int, envelopes: list[Envelope]) -> None:
+    """A further node of an attempt: its output, its parts of checkpoints and its end. What is lost on the way is not
+    waited for."""
+    member = Member.objects.filter(attempt=attempt, rank=rank).first()
+    if member is None:
+        log.warning("events of node %s of %s, which has no such node, were dropped", rank, attempt)
+        return
+    new = [envelope for envelope in sorted(envelopes, key=lambda one: one.seq) if envelope.seq > member.last_seq]
+    members.heard(member, envelopes[-1].seq, [one.event.text for one in new if isinstance(one.event, Log)])
+    for event in (envelope.event for envelope in envelopes):
+        match event:
+            case Checkpoint(step=step, uri=uri, sha256=sha256):
+                members.part_stored(attempt, rank, step=step, uri=uri, sha256=sha256)
+            case Finished():
+                _finish(attempt, rank, event)
+            case _:
+                pass
 
 
 def _apply_all(attempt: Attempt, envelopes: list[Envelope]) -> None:
@@ -98,6 +130,8 @@ def _apply_all(attempt: Attempt, envelopes: list[Envelope]) -> None:
     progress: Progress | None = None
     for event in (envelope.event for envelope in sorted(envelopes, key=lambda one: one.seq)):
         match event:
+            case Checkpoint(step=step, uri=uri, sha256=sha256) if attempt.nodes > 1:
+                members.part_stored(attempt, 0, step=step, uri=uri, sha256=sha256)
             case Checkpoint(step=step, uri=uri, sha256=sha256):
                 services.checkpoint_stored(attempt, step=step, uri=uri, sha256=sha256)
             case _ if stale:
@@ -165,7 +199,7 @@ def _apply(attempt: Attempt, event: object) -> None:
             record_preflight(attempt.node, job_number=job, attempt_number=number, values=values)
         case Result(name="all_reduce_sweep", values=values):
             record_sweep(attempt.node, job_number=job, attempt_number=number, values=values)
-        case Result(name="measured", values=values):
+        case Result(name="measured", values=values) if attempt.nodes == 1:  # the planner counts one node's devices
             measurements.record(attempt, values)
         case Artifact(kind=kind, uri=uri, bytes=size, sha256=sha256):
             services.artifact_stored(job, number, kind=kind, uri=uri, size=size, sha256=sha256)

@@ -12,7 +12,7 @@ from django.db.models import Max, Q
 from portal.catalog.models import Adapter, ModelProfile
 from portal.jobs.lifecycle import FINAL, Status
 from portal.jobs.models import Allocation, Attempt, Job
-from portal.jobs.selectors import current_attempt
+from portal.jobs.selectors import current_attempt, team
 from portal.serving.models import Endpoint
 from portal.telemetry import points
 from portal.telemetry.cursor import START, Cursor
@@ -164,6 +164,7 @@ def snapshot(job: Job) -> dict[str, Any]:
         else None,
         "node": attempt.node.name if attempt else None,
         "devices": _devices(attempt),
+        "team": team(attempt),
         "owner": job.owner.get_username(),
         "created_at": _iso(job.created_at),
         "started_at": _iso(job.started_at),
@@ -204,9 +205,14 @@ def snapshot(job: Job) -> dict[str, Any]:
 def _devices(attempt: Attempt | None) -> list[str]:
     if attempt is None:
         return []
-    held = attempt.allocations.select_related("accelerator").order_by("accelerator__kind", "accelerator__index")
+    held = attempt.allocations.select_related("accelerator__node").order_by(
+        "accelerator__node__name", "accelerator__kind", "accelerator__index"
+    )
     return [
-        f"{a.accelerator.kind}:{a.accelerator.index} {a.accelerator.name}".strip() + _shared(a, attempt) for a in held
+        (f"{a.accelerator.node.name} " if attempt.nodes > 1 else "")
+        + f"{a.accelerator.kind}:{a.accelerator.index} {a.accelerator.name}".strip()
+        + _shared(a, attempt)
+        for a in held
     ]
 
 

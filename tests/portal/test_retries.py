@@ -128,7 +128,7 @@ def test_the_next_attempt_goes_on_from_the_furthest_checkpoint(node: Node) -> No
         services.checkpoint_stored(first, step=step, uri=f"store://jobs/1/step-{step}", sha256=None)
     job = start(end(job, Reason.NODE_LOST), node)
     second = job.attempts.get(number=2)
-    assert second.order["resume"] == {"uri": "store://jobs/1/step-40", "step": 40, "sha256": None}
+    assert second.order["resume"] == {"uri": "store://jobs/1/step-40", "step": 40, "sha256": None, "parts": []}
     assert second.order["earlier"] == [first.token]
     services.checkpoint_stored(second, step=60, uri="store://jobs/2/step-60", sha256="a" * 64)
     services.checkpoint_stored(first, step=50, uri="store://jobs/1/step-50", sha256=None)

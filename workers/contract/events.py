@@ -182,6 +182,14 @@ class LinkProfile(Contract):
     detail: str = ""
 
 
+class InterfaceProfile(Contract):
+    """A network interface that is up and has an IPv4 address."""
+
+    name: str = Field(max_length=60)
+    address: str
+    bits_per_s: int | None = Field(None, ge=0, description="None where the driver doesn't tell.")
+
+
 class NodeProfile(Contract):
     """What a worker found on its node."""
 
@@ -199,6 +207,7 @@ class NodeProfile(Contract):
     labels: dict[str, str] = Field(default_factory=dict)
     devices: tuple[DeviceProfile, ...]
     links: tuple[LinkProfile, ...] = ()
+    interfaces: tuple[InterfaceProfile, ...] = ()
 
 
 class RunningAttempt(Contract):

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from workers.contract.base import SPEC_VERSION, Contract, Slug, Version
+from workers.contract.resources import MOST_NODES
 from workers.contract.spec import JobSpec
 
 
@@ -38,12 +39,20 @@ class AdapterInput(Contract):
     sha256: str | None = None
 
 
+class CheckpointPart(Contract):
+    """What one of an attempt's nodes wrote of a checkpoint."""
+
+    uri: str
+    sha256: str | None = None
+
+
 class ResumeInput(Contract):
     """A checkpoint that an earlier attempt put in the artifact store; the run goes on after `step`."""
 
     uri: str
     step: int = Field(ge=1)
     sha256: str | None = None
+    parts: tuple[CheckpointPart, ...] = Field((), description="Those of the further nodes of an attempt on several.")
 
 
 MOST_SHARING = 8
@@ -61,6 +70,24 @@ class Device(Contract):
     )
 
 
+class Team(Contract):
+    """The place of one node among those of its attempt, which meet at the first one's address."""
+
+    rank: int = Field(ge=0, description="This node's place; the first, 0, leads: it alone tells how the run goes.")
+    nodes: int = Field(ge=2, le=MOST_NODES, description="How many they are.")
+    host: str = Field(min_length=1, description="Address of the first node.")
+    port: int = Field(ge=1, le=65535)
+    settings: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment variables of NCCL and gloo; those that the node's worker was started with go first.",
+    )
+
+    @property
+    def endpoint(self) -> str:
+        """Where the nodes meet."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 class Order(Contract):
     """One attempt, fully resolved: all a node needs to run it. Written to RUN_DIR/order.json."""
 
@@ -70,7 +97,8 @@ class Order(Contract):
     token: str = Field(
         "",
         pattern=r"^[A-Za-z0-9]{0,64}$",
-        description="Names this very attempt, also across databases that count jobs alike.",
+        description="Names this very attempt, also across databases that count jobs alike. That of a further node of "
+        "several is the attempt's own with the node's place (names.token_of).",
     )
     node: Slug
     spec: JobSpec
@@ -78,13 +106,14 @@ class Order(Contract):
     dataset: DatasetInput | None = None
     adapter: AdapterInput | None = None
     resume: ResumeInput | None = None
-    devices: tuple[Device, ...]
-    result_uri: str = Field(description="Folder in the artifact store that receives the run's output.")
-    lease_s: float = Field(30, gt=0, description="Unheard of for this long, the attempt is given to another node.")
-    serve_token: str | None = Field(None, description="Bearer token a served model asks of the portal; launch only.")
     earlier: tuple[str, ...] = Field(
         (), description="Tokens of this job's attempts before; the node may hold later checkpoints of theirs."
     )
+    devices: tuple[Device, ...]
+    team: Team | None = Field(None, description="Of an attempt on several nodes; each has an order of its own.")
+    result_uri: str = Field(description="Folder in the artifact store that receives the run's output.")
+    lease_s: float = Field(30, gt=0, description="Unheard of for this long, the attempt is given to another node.")
+    serve_token: str | None = Field(None, description="Bearer token a served model asks of the portal; launch only.")
 
     @property
     def resume_step(self) -> int:

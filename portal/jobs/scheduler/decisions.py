@@ -22,6 +22,11 @@ class Placement:
         if not self.parts:
             object.__setattr__(self, "parts", ((self.node, self.devices),))
 
+    @property
+    def all_devices(self) -> tuple[int, ...]:
+        """Those of all its nodes."""
+        return tuple(device for _, devices in self.parts for device in devices)
+
 
 @dataclass(frozen=True)
 class Wait:

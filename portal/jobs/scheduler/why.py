@@ -49,7 +49,7 @@ class Reasons:
             return self._impossible(job, pool)
         if stopped:
             jobs = ", ".join(f"#{number}" for number in stopped[:3])
-            return f"Waits for {self._asked(job)}; job {jobs} is being stopped at a checkpoint to make room."
+            return f"Waits for {self._asked(job, pool)}; job {jobs} is being stopped at a checkpoint to make room."
         if reservation is not None:
             names = [node.node.name for node, _ in reservation.parts]
             kept = f"node {names[0]} is" if len(names) == 1 else f"{len(names)} nodes are"
@@ -66,10 +66,11 @@ class Reasons:
             self._sentences[alike] = words
         return words
 
-    def _asked(self, job: Waiting) -> str:
+    def _asked(self, job: Waiting, pool: Pool) -> str:
         words = f"{job.resources.devices} {devices(job.resources)}"
         if job.nodes > 1:
-            words += f" on each of {job.nodes} nodes"
+            ready = _ready(job, pool)
+            words += f" on each of {job.nodes} nodes ({ready} {'has' if ready == 1 else 'have'} them free)"
         if packable(job, self._pools.policy):
             words += f", or {(job.planned_bytes or 0) / GIB:.1f} GiB of one that may be shared"
         return words
@@ -78,7 +79,7 @@ class Reasons:
         holders = self._of(pool)
         if not holders.jobs and ahead is not None:
             return f"Waits behind job #{ahead}, which needs the same devices"
-        words = f"Waits for {self._asked(job)}"
+        words = f"Waits for {self._asked(job, pool)}"
         if holders.jobs:
             jobs = ", ".join(f"#{number}" for number in holders.jobs)
             words += f", held by job {jobs}" + (f" and {holders.more:,} more" if holders.more else "")
@@ -111,6 +112,15 @@ class Reasons:
         reasons = "; ".join(f"{node.name}: {refusal(node, wanted)}" for node in fleet[:3])
         more = f"; and {len(fleet) - 3} more" if len(fleet) > 3 else ""
         return f"No node can take {wanted.devices} {devices(wanted)} ({reasons}{more})."
+
+
+def _ready(job: Waiting, pool: Pool) -> int:
+    """How many nodes have the devices free, kept for nobody else."""
+    free = (
+        sum(device.free and device.kept_for in (None, job.job) for device in pool.devices[node.order])
+        for node in pool.nodes
+    )
+    return sum(count >= job.resources.devices for count in free)
 
 
 def _look(pool: Pool) -> Holders:
