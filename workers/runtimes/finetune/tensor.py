@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType, ParallelismConfig
+from torch.distributed.tensor import DTensor
 from transformers.distributed import (
     DistributedConfig,
     _load_model_checkpoint_distributed,
@@ -57,6 +58,13 @@ class Layout(ParallelismConfig):  # type: ignore[misc]  # the library is untyped
 
 class TensorTrainer(AnswerTrainer):
     """AnswerTrainer of a model that its processes share: each writes its own part of the optimizer's state."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for module in self.model.modules():
+            # PEFT (0.21) gives an adapter's layer the width of one process's part; Transformers wants the whole.
+            if isinstance(module, torch.nn.Linear) and isinstance(module.weight, DTensor):
+                module.out_features, module.in_features = module.weight.shape
 
     def _build_accelerator_args(self, **options: Any) -> dict[str, Any]:
         built: dict[str, Any] = super()._build_accelerator_args(**options)

@@ -72,11 +72,12 @@ class PipelineTrainer:
         batches = iter(self._batches)
         while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             self.control = self._handler.on_step_begin(self.args, self.state, self.control)
+            rate = self._schedule.get_last_lr()[0]
             self._tr_loss += self._step(batches)
             self.state.global_step += 1
             self.control = self._handler.on_step_end(self.args, self.state, self.control)
             if self.control.should_log:
-                self._log()
+                self._log(rate)
             if self.control.should_save:
                 self.control = self._handler.on_save(self.args, self.state, self.control)
 
@@ -131,10 +132,10 @@ class PipelineTrainer:
         counts //= self.engine.num_stages  # each of which has the same batches
         return int(counts[0]), int(counts[1])
 
-    def _log(self) -> None:
+    def _log(self, rate: float) -> None:
         logs = {
             "loss": self.pending_loss() / (self.state.global_step - self._globalstep_last_logged),
-            "learning_rate": self._schedule.get_last_lr()[0],
+            "learning_rate": rate,
             "epoch": self.state.epoch,
             "num_tokens": self._total_train_tokens,
         }
