@@ -157,7 +157,7 @@ class _Attempt:
     def _run_child(self, command: Sequence[str]) -> End:
         child = Child(command, child_environment(self._order, self._run_dir, os.environ), self._run_dir)
         known_secrets = [self._order.serve_token] if self._order.serve_token else []
-        uploads = Uploads(self._spool, self._store, self._order.result_uri, self._held.may_store)
+        uploads = Uploads(self._spool, self._store, self._order, self._held.may_store)
         listener = Listener(
             self._spool,
             Redactor(known_secrets),

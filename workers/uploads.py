@@ -1,7 +1,7 @@
 """Puts a run's checkpoints into the artifact store while it runs, the newest first, and says so in its spool.
 
-One that waits too long is passed over for a newer one; the last two stay in the store. Doesn't know what a checkpoint
-holds nor who may store it.
+One that waits too long is passed over for a newer one, unless it is the best; the newest few and the best stay in the
+store. Doesn't know what a checkpoint holds nor who may store it.
 """
 
 import contextlib
@@ -13,14 +13,13 @@ from pathlib import Path
 
 from workers.artifacts import Allowed, ArtifactStore, Withheld
 from workers.contract.events import Checkpoint, Log
+from workers.contract.finetune import FinetuneSpec
 from workers.contract.names import CHECKPOINTS_DIR
+from workers.contract.order import Order
 from workers.spool import Spool
 from workers.whole import step_of
 
 log = logging.getLogger(__name__)
-
-KEPT = 2
-"""Checkpoints of an attempt that stay in the store."""
 
 LEAVING = ".leaving"
 """Below the run's checkpoints: the one on its way to the store, out of reach of the child that removes old ones."""
@@ -29,15 +28,16 @@ LEAVING = ".leaving"
 class Uploads:
     """A thread for the checkpoints of one attempt. `take` may be called by another thread."""
 
-    def __init__(self, spool: Spool, store: ArtifactStore, result_uri: str, allowed: Allowed) -> None:
+    def __init__(self, spool: Spool, store: ArtifactStore, order: Order, allowed: Allowed) -> None:
         """`allowed` is asked before each upload and before it becomes visible."""
         self._spool = spool
         self._store = store
-        self._uri = f"{result_uri.rstrip('/')}/{CHECKPOINTS_DIR}"
+        self._uri = f"{order.result_uri.rstrip('/')}/{CHECKPOINTS_DIR}"
         self._may_store = allowed
         self._folder = spool.run_dir / CHECKPOINTS_DIR
-        self._stored: list[int] = []
-        self._next: int | None = None
+        self._kept = order.spec.checkpoints.keep_last if isinstance(order.spec, FinetuneSpec) else 1
+        self._stored: list[Checkpoint] = []
+        self._waiting: list[Checkpoint] = []
         self._busy = False
         self._closed = False
         self._change = threading.Condition()
@@ -45,23 +45,24 @@ class Uploads:
 
     def start(self) -> None:
         """The run may hold a checkpoint of an earlier attempt that never reached the store: it is the first to go."""
-        self._next = max(map(step_of, self._folder.glob("step-*")), default=0) or None
+        if step := max(map(step_of, self._folder.glob("step-*")), default=0):
+            self.take(Checkpoint(step=step, uri="", bytes=0))
         self._thread.start()
 
     def take(self, said: Checkpoint) -> None:
-        """The child has made the checkpoint of a step. Only the step counts of what it says."""
+        """The child has made the checkpoint of a step. Where it is and how large counts for nothing."""
         with self._change:
-            self._next = said.step
+            self._waiting = [said, *(one for one in self._waiting if one.best and not said.best)]
             self._change.notify_all()
 
     def finish(self, timeout_s: float) -> bool:
         """Wait for what is under way and then take no more. Whether all was done in time."""
         until = time.monotonic() + timeout_s
         with self._change:
-            while (self._next is not None or self._busy) and (left := until - time.monotonic()) > 0:
+            while (self._waiting or self._busy) and (left := until - time.monotonic()) > 0:
                 self._change.wait(left)
-            done = self._next is None and not self._busy
-            self._closed, self._next = True, None
+            done = not self._waiting and not self._busy
+            self._closed, self._waiting = True, []
             self._change.notify_all()
         return done
 
@@ -70,13 +71,14 @@ class Uploads:
             with self._change:
                 self._busy = False
                 self._change.notify_all()
-                while self._next is None and not self._closed:
+                while not self._waiting and not self._closed:
                     self._change.wait()
-                if self._next is None:
+                if not self._waiting:
                     return
-                step, self._next, self._busy = self._next, None, True
+                said, self._busy = self._waiting.pop(0), True
+            step = said.step
             try:
-                self._upload(step)
+                self._upload(said)
             except Withheld:
                 log.info("Run %s: the checkpoint of step %d may not be stored any more.", self._name, step)
             except Exception as error:
@@ -93,7 +95,8 @@ class Uploads:
     def _name(self) -> str:
         return self._spool.run_dir.name
 
-    def _upload(self, step: int) -> None:
+    def _upload(self, said: Checkpoint) -> None:
+        step = said.step
         try:
             leaving = self._set_aside(step)
         except FileNotFoundError:
@@ -101,14 +104,21 @@ class Uploads:
             return
         if not self._allowed():
             raise Withheld
-        uri = f"{self._uri}/step-{step}"
+        uri = self._place(step)
         size, sha256 = self._store.put(leaving, uri, self._allowed)
-        self._spool.append(Checkpoint(step=step, uri=uri, bytes=size, sha256=sha256))
+        self._spool.append(said.model_copy(update={"uri": uri, "bytes": size, "sha256": sha256}))
         shutil.rmtree(leaving, ignore_errors=True)
-        self._stored = [*(old for old in self._stored if old != step), step]
-        for old in self._stored[:-KEPT]:
-            self._store.remove(f"{self._uri}/step-{old}")
-        self._stored = self._stored[-KEPT:]
+        stored = sorted([*(old for old in self._stored if old.step != step), said], key=lambda one: one.step)
+        best = [one for one in stored[: -self._kept] if one.best][-1:]
+        if any(one.best for one in stored[-self._kept :]):
+            best = []
+        self._stored = [*best, *stored[-self._kept :]]
+        for old in stored:
+            if old not in self._stored:
+                self._store.remove(self._place(old.step))
+
+    def _place(self, step: int) -> str:
+        return f"{self._uri}/step-{step}"
 
     def _set_aside(self, step: int) -> Path:
         leaving = self._folder / LEAVING

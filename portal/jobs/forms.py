@@ -3,6 +3,7 @@
 It turns strings into a spec and puts refusals on their fields; it validates nothing itself. Knows no rule of its own.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
@@ -18,8 +19,9 @@ from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Node
 from portal.jobs import services
 from portal.jobs.models import Job
+from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.errors import FieldError, Refused
-from workers.contract.finetune import DeepSpeedSettings, FinetuneSpec
+from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.spec import PreflightSpec
 
@@ -57,9 +59,11 @@ WORDS = {
     "preflight": Words("New preflight", "Check a node", "which of its devices", "Start preflight"),
 }
 LABELS = ("resources__labels", "resources__preferred_labels")
+DS_CONFIG = "deepspeed__config"
 HINTS = dict.fromkeys(LABELS, "Write key=value, with commas between.")
 GROUPS = {
     "": "More settings",
+    "checkpoints": "Checkpoints",
     "lora": "LoRA",
     "data": "Data",
     "deepspeed": "DeepSpeed",
@@ -79,7 +83,9 @@ class Group:
 def flat(spec: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(form field name, value) of every value of a spec: {'lora': {'rank': 8}} → ('lora__rank', 8)."""
     for key, value in spec.items():
-        if isinstance(value, dict) and prefix + key not in LABELS:
+        if prefix + key == DS_CONFIG:
+            yield DS_CONFIG, json.dumps(value) if value else ""
+        elif isinstance(value, dict) and prefix + key not in LABELS:
             yield from flat(value, f"{prefix}{key}__")
         else:
             yield f"{prefix}{key}", value
@@ -198,6 +204,8 @@ def _form_field(name: str, info: FieldInfo, empty: dict[str, str]) -> forms.Fiel
     choices = _choices(name, info, empty)
     if choices is not None:
         widget: forms.Widget = forms.Select(choices=choices, attrs={"class": "form-select"})
+    elif name == DS_CONFIG:
+        widget = forms.Textarea(attrs={"class": "form-control font-monospace", "rows": 3, "spellcheck": "false"})
     else:
         attrs = {"class": "form-control", "autocomplete": "off"}
         if info.annotation in (int, float):

@@ -5,7 +5,7 @@ from typing import Any
 
 from workers.contract.errors import FieldError, Refused, unknown_name
 
-FREE_KEYS = ("resources.labels", "resources.preferred_labels")
+FREE_KEYS = ("resources.labels", "resources.preferred_labels", "deepspeed.config")
 """Objects whose keys the user chooses: replaced as a whole."""
 
 

@@ -51,8 +51,8 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
         precision=number,
         quantization="nf4" if spec.method == "qlora" else "none",
         zero_stage=spec.deepspeed.zero_stage if spec.deepspeed else 0,
-        offload_optimizer=spec.deepspeed.offload_optimizer if spec.deepspeed else False,
-        offload_parameters=False,
+        offload_optimizer=spec.deepspeed is not None and spec.deepspeed.offload_optimizer != "none",
+        offload_parameters=spec.deepspeed is not None and spec.deepspeed.offload_parameters != "none",
         tensor_parallel=1,
         pipeline_parallel=1,
         data_parallel=devices,
@@ -75,8 +75,6 @@ def unusable(plan: Plan, request: PlanRequest) -> str | None:
         return "A fine-tune splits its batches over devices, not the model; choose a plan without tensor and pipeline."
     if plan.nodes > 1:
         return f"A job runs on one node, and this plan takes {plan.nodes}; choose a plan with one."
-    if method.offload_parameters:
-        return "A fine-tune job can offload the optimizer, but not the parameters."
     if method.quantization not in WORKABLE:
         return f"A launch loads int8 or nf4 weights, not {method.quantization}."
     if not ModelProfile.objects.filter(name=request.model).exists():
@@ -116,10 +114,10 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
     }
     if method.checkpointing:
         values["gradient_checkpointing"] = "on"
-    if method.zero_stage or method.offload_optimizer:
+    if method.zero_stage:
         values["deepspeed__zero_stage"] = method.zero_stage
-    if method.offload_optimizer:
-        values["deepspeed__offload_optimizer"] = "on"
+        values["deepspeed__offload_optimizer"] = "cpu" if method.offload_optimizer else "none"
+        values["deepspeed__offload_parameters"] = "cpu" if method.offload_parameters else "none"
     return {name: str(value) for name, value in values.items()}
 
 

@@ -18,6 +18,7 @@ from portal.jobs import planning
 from portal.jobs.forms import JobForm
 from portal.jobs.measurements import calibration
 from portal.jobs.plan_names import fleet_for
+from portal.pages.ds_config_text import ds_config_text
 from portal.pages.plan_drawing import Bar, memory_bar
 from portal.pages.plan_forms import CARRIED, Sentence, plan_url, said, waits_for
 from portal.planner.answer import Plan, PlanAnswer
@@ -32,13 +33,13 @@ UNNAMED = "not-chosen-yet"
 FILLED = {
     "finetune": (
         "micro_batch", "gradient_accumulation", "gradient_checkpointing", "deepspeed__zero_stage",
-        "deepspeed__offload_optimizer",
+        "deepspeed__offload_optimizer", "deepspeed__offload_parameters",
     ),
     "launch": ("quantization",),
 }  # fmt: skip
 """Fields of the job form that another plan may set; what is asked for stays."""
 FREED = {
-    "finetune": ("micro_batch", "gradient_checkpointing", "zero_stage", "offload_optimizer"),
+    "finetune": ("micro_batch", "gradient_checkpointing", "zero_stage", "offload_optimizer", "offload_parameters"),
     "launch": ("quantization",),
 }
 """The planner's choices behind them."""
@@ -65,6 +66,8 @@ class Judged:
     bar: Bar | None = None
     alternative: Alternative | None = None
     more_url: str = ""
+    ds_config: str = ""
+    """The job's DeepSpeed config as text; '' where it has none."""
 
     @property
     def waits_for(self) -> str:
@@ -103,6 +106,7 @@ def judged(form: JobForm) -> Judged:
         bar=memory_bar(answer.plans[0].memory) if answer.plans else None,
         alternative=alternative,
         more_url=plan_url(free, carried),
+        ds_config=ds_config_text(spec) if isinstance(spec, FinetuneSpec) else "",
     )
 
 

@@ -17,8 +17,10 @@ from portal.jobs import selectors as jobs
 from portal.jobs.forms import NOT_ASKED, flat, shown
 from portal.jobs.measurements import rules
 from portal.jobs.models import Job
+from portal.pages.ds_config_text import ds_config_text
 from portal.pages.sweep_chart import Drawing, drawing
 from portal.telemetry.selectors import snapshot
+from workers.contract.finetune import FinetuneSpec
 from workers.contract.names import UnsafeURI
 from workers.contract.preflight import RESULT, Report
 from workers.contract.sweep import RESULT as SWEEP
@@ -82,6 +84,7 @@ def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "sweep": _sweep(seen["results"]),
         "files": _files(seen),
         "settings": _settings(job.spec),
+        "ds_config": _ds_config(job.spec),
     }
     return render(request, "jobs/_state.html" if request.GET.get("part") == "state" else "jobs/job.html", context)
 
@@ -142,6 +145,11 @@ def _files(seen: dict[str, Any]) -> list[dict[str, Any]]:
             for name, size in names
         ]
     return found
+
+
+def _ds_config(spec: dict[str, Any]) -> str:
+    """What its ds_config.json says; '' for a job that has none."""
+    return ds_config_text(FinetuneSpec.model_validate(spec)) if spec.get("deepspeed") else ""
 
 
 def _settings(spec: dict[str, Any]) -> list[tuple[str, str]]:

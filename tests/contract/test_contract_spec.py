@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from workers.contract.base import SPEC_VERSION, UnknownVersion
+from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.errors import from_pydantic
-from workers.contract.finetune import DataSettings, DeepSpeedSettings, FinetuneSpec, LoraSettings
+from workers.contract.finetune import CheckpointSettings, DataSettings, FinetuneSpec, LoraSettings
 from workers.contract.launch import LaunchSpec
 from workers.contract.order import Order
 from workers.contract.resources import Resources, RetryPolicy
@@ -35,6 +36,7 @@ FORM_MODELS = [
     PreflightSpec,
     LoraSettings,
     DataSettings,
+    CheckpointSettings,
     DeepSpeedSettings,
     Resources,
     RetryPolicy,

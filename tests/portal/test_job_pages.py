@@ -88,11 +88,15 @@ def catalog() -> None:
 def test_the_form_submits_what_it_says(client: Client) -> None:
     values = form_values(deepspeed__zero_stage="2", resources__labels="zone=a", evaluate="on", name="mine")
     values["resources__preferred_labels"] = "tier=fast, disk=nvme"
+    values["deepspeed__offload_optimizer"] = "cpu"
+    values["deepspeed__config"] = '{"zero_optimization": {"reduce_bucket_size": 1000}}'
     answer = client.post("/jobs/new/?kind=finetune", values)
     job = Job.objects.get()
     assert answer["Location"] == f"/jobs/{job.pk}/"
     assert (job.name, job.spec["lora"]["rank"], job.spec["learning_rate"]) == ("mine", 4, 0.001)
-    assert job.spec["deepspeed"] == {"zero_stage": 2, "offload_optimizer": False}
+    assert (job.spec["deepspeed"]["zero_stage"], job.spec["deepspeed"]["offload_optimizer"]) == (2, "cpu")
+    assert job.spec["deepspeed"]["config"] == {"zero_optimization": {"reduce_bucket_size": 1000}}
+    assert "reduce_bucket_size&quot;: 1000" in text(client.get(f"/jobs/{job.pk}/"))
     assert job.spec["resources"]["labels"] == {"zone": "a"}
     assert job.spec["resources"]["preferred_labels"] == {"tier": "fast", "disk": "nvme"}
     clone = text(client.get(f"/jobs/new/?from={job.pk}"))
@@ -112,12 +116,15 @@ def test_the_form_submits_what_it_says(client: Client) -> None:
         ("resources__labels", "nonsense", "write key=value"),
         ("resources__preferred_labels", "nonsense", "write key=value"),
         ("beta2", "1", "less than 1"),
+        ("deepspeed__config", "{", "is no JSON"),
+        ("deepspeed__config", '{"train_batch_size": 8}', "train_batch_size is set by micro_batch"),
     ],
 )
 def test_a_refusal_is_at_its_field_and_keeps_what_was_entered(
     client: Client, field: str, value: str, sentence: str
 ) -> None:
-    answer = client.post("/jobs/new/?kind=finetune", form_values(name="my precious", **{field: value}))
+    values = form_values(name="my precious", deepspeed__zero_stage="1", **{field: value})
+    answer = client.post("/jobs/new/?kind=finetune", values)
     assert answer.status_code == 422
     page = text(answer)
     error = page.split(f'id="error-{field}">')[1].split("</div>")[0]

@@ -106,21 +106,25 @@ def fail_at_sigterm() -> None:
     time.sleep(300)
 
 
-def checkpoint(step: int) -> None:
+def checkpoint(step: int, best: bool = False) -> None:
     """As a runtime does: a folder that is whole before it is told."""
     folder = Path(f"checkpoints/step-{step}")
     folder.mkdir(parents=True)
     (folder / "state").write_text(str(step))
-    say(type="checkpoint", step=step, uri="../../elsewhere", bytes=1)
+    say(type="checkpoint", step=step, uri="../../elsewhere", bytes=1, loss=1.0, best=best)
 
 
-def checkpoints() -> None:
+def checkpoints(best: int = 0) -> None:
     """One after the other, each when the one before it has left for the store."""
     for step in range(1, 5):
-        checkpoint(step)
+        checkpoint(step, step == best)
         while list(Path("checkpoints").iterdir()):
             time.sleep(0.01)
     train()
+
+
+def checkpoints_of_which_the_first_is_best() -> None:
+    checkpoints(best=1)
 
 
 def checkpoint_and_crash() -> None:

@@ -273,6 +273,21 @@ def test_checkpoints_go_to_the_store_and_the_last_two_stay(bench):
     assert (told[-1].bytes, told[-1].sha256) == measure(folder / "step-4")
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "keep_last", "stay"),
+    [
+        ("checkpoints", 3, [2, 3, 4]),
+        ("checkpoints_of_which_the_first_is_best", 2, [1, 3, 4]),
+    ],
+)
+def test_as_many_checkpoints_stay_as_the_spec_says_and_the_best(bench, behaviour, keep_last, stay):
+    spec = {"kind": "finetune", "model": "tiny", "dataset": "d", "checkpoints": {"keep_last": keep_last}}
+    assert bench.run(behaviour, bench.order(spec=spec)) is Reason.COMPLETED
+    folder = bench.store_dir / "runs/1-1/checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-{step}" for step in stay]
+    assert [event.step for event in bench.events("checkpoint") if event.best] == [1] * (1 in stay)
+
+
 def test_a_checkpoint_made_just_before_a_crash_is_stored(bench):
     assert bench.run("checkpoint_and_crash") is Reason.CRASHED
     assert [event.step for event in bench.events("checkpoint")] == [3]

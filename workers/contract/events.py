@@ -98,6 +98,8 @@ class Checkpoint(_Event):
     uri: str
     bytes: int
     sha256: str | None = None
+    loss: float | None = Field(None, description="What it is judged by, where the run judges its checkpoints.")
+    best: bool = Field(False, description="The best so far, which is kept beside the newest ones.")
 
 
 class Failed(_Event):

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from workers.contract.base import SPEC_VERSION, Contract, Precision, Priority, Slug, Version
+from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.resources import Resources, RetryPolicy
 
 TuneMethod = Literal["lora", "qlora", "full", "partial"]
@@ -60,11 +61,20 @@ class DataSettings(Contract):
     )
 
 
-class DeepSpeedSettings(Contract):
-    """ZeRO (Rajbhandari et al. 2020) settings for DeepSpeed."""
+class CheckpointSettings(Contract):
+    """Which checkpoints stay, and how they are judged."""
 
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, title="ZeRO stage")
-    offload_optimizer: bool = Field(False, title="Offload optimizer to CPU")
+    keep_last: int = Field(
+        2, ge=2, le=100, title="Keep last", description="Newest checkpoints that stay, on the node and in the store."
+    )
+    keep_best: bool = Field(
+        False,
+        title="Keep the best",
+        description="Besides, the one of lowest loss: on the test split where each is scored, else in training.",
+    )
+    evaluate: bool = Field(
+        False, title="Score each checkpoint", description="On the test split; drawn as eval_loss beside the loss."
+    )
 
 
 class FinetuneSpec(Contract):
@@ -142,6 +152,7 @@ class FinetuneSpec(Contract):
         description="A job of higher priority may stop it at a checkpoint; it goes on later.",
     )
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
+    checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     data: DataSettings = Field(default_factory=DataSettings)
     deepspeed: DeepSpeedSettings | None = Field(None, title="DeepSpeed", description="Absent: the plain trainer.")
@@ -151,6 +162,17 @@ class FinetuneSpec(Contract):
     def makes_adapter(self) -> bool:
         """Whether the result is a LoRA adapter; else it is a whole model."""
         return self.method in ("lora", "qlora")
+
+    @model_validator(mode="after")
+    def _checkpoints_to_judge(self) -> Self:
+        judged = "keep_best" if self.checkpoints.keep_best else "evaluate"
+        if (self.checkpoints.keep_best or self.checkpoints.evaluate) and not self.checkpoint_every:
+            raise ValueError(
+                f"checkpoint_every: 0 makes no checkpoints for checkpoints.{judged}; set it to some steps."
+            )
+        if self.checkpoints.evaluate and not self.evaluate:
+            raise ValueError("checkpoints.evaluate: nothing is scored where evaluate is off; turn that on as well.")
+        return self
 
     @model_validator(mode="after")
     def _method_and_its_settings(self) -> Self:

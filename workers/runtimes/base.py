@@ -164,9 +164,10 @@ class Run:
     def ready(self, url: str, model: str) -> None:
         self.emitter.emit(Ready(url=url, model=model))
 
-    def checkpoint(self, step: int, folder: Path, size: int) -> None:
+    def checkpoint(self, step: int, folder: Path, size: int, loss: float | None = None, best: bool = False) -> None:
         """`folder`, below the run directory, holds the whole state after `step`, in `size` bytes."""
-        self.emitter.emit(Checkpoint(step=step, uri=str(folder.relative_to(self.run_dir)), bytes=size))
+        uri = str(folder.relative_to(self.run_dir))
+        self.emitter.emit(Checkpoint(step=step, uri=uri, bytes=size, loss=loss, best=best))
 
     def failed(self, reason: Reason, detail: str) -> None:
         self.emitter.emit(Failed(reason=reason, detail=detail))

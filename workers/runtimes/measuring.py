@@ -66,6 +66,11 @@ class Meter:
             self._tokens.append(self._pending)
         self._since, self._pending, self._first = now, 0, False
 
+    def aside(self, seconds: float) -> None:
+        """So much of the time since the last step was no part of the next one."""
+        if self._since is not None:
+            self._since += seconds
+
     def answered(self, tokens: int, seconds_per_token: float | None) -> None:
         """An answer is over: `tokens` of prompt and answer together; None where it was too short to time."""
         self._longest = max(self._longest, tokens)

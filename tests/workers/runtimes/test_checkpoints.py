@@ -166,6 +166,34 @@ def test_checkpoints_at_intervals_and_the_last_two_stay(
     assert_same(weights(tmp_path / "third"), weights(tmp_path / "whole"))
 
 
+def test_the_best_checkpoint_stays_and_scoring_changes_nothing(
+    tiny: Path, tmp_path: Path, tickets: dict[str, Any], finetuned: Finetuned
+) -> None:
+    recipe = {"max_steps": 4, "checkpoint_every": 1, "learning_rate": 1.0, "schedule": "constant"}
+    recipe["lora"] = {"dropout": 0.1, "alpha": 512}
+    _, plain = finetuned(finetune_order(tiny, tickets, **recipe), "plain")
+    kept = {"keep_last": 2, "keep_best": True, "evaluate": True}
+    order = finetune_order(tiny, tickets, **recipe, checkpoints=kept)
+    _, judged = finetuned(order, "judged")
+
+    assert losses(judged) == losses(plain)
+    assert_same(weights(tmp_path / "judged"), weights(tmp_path / "plain"))
+    scores = {event.step: event.values["eval_loss"] for event in judged.of("metric") if "eval_loss" in event.values}
+    assert list(scores) == [1, 2, 3, 4]
+    assert scores[4] == judged.result("test_after")["loss"]
+    assert {event.step: event.loss for event in judged.of("checkpoint")} == scores
+    best = min(scores, key=lambda step: scores[step])
+    assert best < 3, scores  # else the test shows nothing
+    assert judged.result("best_checkpoint") == {"step": best, "loss": scores[best]}
+    assert [event.step for event in judged.of("checkpoint") if event.best][-1] == best
+    folder = tmp_path / "judged/checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-{step}" for step in (best, 3, 4)]
+
+    # Which is the best is known to the run that goes on.
+    _, second = finetuned(resumed(order, tmp_path / "judged", 3), "second")
+    assert second.result("best_checkpoint") == judged.result("best_checkpoint")
+
+
 def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(
     tiny: Path,
     tmp_path: Path,

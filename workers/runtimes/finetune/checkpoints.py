@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -24,13 +24,17 @@ from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer
 from workers.runtimes.team import all_agree, any_wants
 from workers.whole import Torn, check_whole, fresh_folder, write_whole
 
-KEPT = 2
-"""Checkpoints of a run that stay on the node's disk."""
-
 PROGRESS_FILE = "progress.json"
 STATE_FILE = "trainer_state.json"
 
 Results = dict[str, dict[str, Any]]
+
+
+class Best(NamedTuple):
+    """The best checkpoint so far."""
+
+    step: int
+    loss: float
 
 
 class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
@@ -48,7 +52,13 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self._results = results
         self._sharded = sharded
         self._every = run.finetune_spec.checkpoint_every
+        self._kept = run.finetune_spec.checkpoints
         self._saved_step = 0
+        self._loss: float | None = None
+        self._seen_losses = 0
+        self.score: Callable[[], float] | None = None
+        """Tells the loss on the test split; None where checkpoints aren't scored."""
+        self.best: Best | None = None
         self._progress: dict[str, Any] = {}
         self._earlier_s = 0.0
         self._begun_at = time.monotonic()
@@ -80,6 +90,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self._narrator.tokens = self._progress["tokens"]
         self._earlier_s = self._progress["seconds"]
         self._saved_step = given.step
+        self._seen_losses = len(self._narrator.losses)
+        if best := self._progress.get("best"):
+            self.best = Best(**best)
         if self._trainer.feed and self._progress.get("data"):
             self._trainer.feed.go_on(self._progress["data"])
         return folder
@@ -99,7 +112,20 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._judge(state.global_step)
         self.save()
+
+    def _judge(self, step: int) -> None:
+        """How good the model is now: on the test split, else by the training losses since it was last judged."""
+        losses = self._narrator.losses[self._seen_losses :]
+        self._seen_losses = len(self._narrator.losses)
+        self._loss = sum(losses) / len(losses) if losses else None
+        if self.score and not self.asked:  # who asks doesn't wait for long
+            with self._narrator.aside():
+                self._loss = self.score()
+            self._run.metric({"eval_loss": self._loss}, step)
+        elif self._kept.evaluate:
+            self._loss = None  # a training loss is no measure beside those of the test split
 
     def save(self) -> None:
         """Save the state after the last step, once. Where that fails the run goes on, and the last good one stays.
@@ -110,9 +136,14 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         if step == self._saved_step:
             return
         folder = self._run.run_dir / CHECKPOINTS_DIR
+        loss, before = self._loss, self.best
+        if self._kept.keep_best and loss is not None and (before is None or loss < before.loss):
+            self.best = Best(step, loss)
         saved = self._lead(folder, step) if self._run.leads else self._follow(fresh_folder(folder, step))
         if saved:
             self._saved_step = step
+        else:
+            self.best = before
 
     def _lead(self, parent: Path, step: int) -> bool:
         begun = False
@@ -131,8 +162,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         if not begun:
             all_agree(False)
         elif all_agree(saved):
-            prune(parent)
-            self._run.checkpoint(step, folder, size)
+            best = self.best.step if self.best else None
+            prune(parent, self._kept.keep_last, best)
+            self._run.checkpoint(step, folder, size, self._loss, step == best)
         return saved
 
     def _follow(self, fresh: Path) -> bool:
@@ -175,15 +207,18 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             "losses": [self._narrator.losses[0], self._narrator.losses[-1]],
             "seconds": round(self.seconds, 3),
             "results": self._results,
+            "best": self.best._asdict() if self.best else None,
             "data": data,
         }
         (folder / PROGRESS_FILE).write_text(json.dumps(progress))
 
 
-def prune(parent: Path) -> None:
-    """Remove all checkpoints but the newest ones; each goes out of sight before it is taken apart."""
+def prune(parent: Path, kept: int, best: int | None) -> None:
+    """Remove all checkpoints but the newest ones and the best; each goes out of sight before it is taken apart."""
     steps = sorted(int(path.name.removeprefix("step-")) for path in parent.glob("step-*"))
-    for step in steps[:-KEPT]:
+    for step in steps[:-kept]:
+        if step == best:
+            continue
         with contextlib.suppress(OSError):
             (parent / f"step-{step}").rename(parent / ".old")
         shutil.rmtree(parent / ".old", ignore_errors=True)

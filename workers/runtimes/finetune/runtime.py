@@ -46,7 +46,7 @@ def finetune(run: Run) -> None:
     set_seed(spec.seed)
 
     run.phase("loading model")
-    ds_config = deepspeed_config(spec, dtype, run.device_kind)
+    ds_config = deepspeed_config(run, dtype)
     zero_3 = spec.deepspeed is not None and spec.deepspeed.zero_stage == 3
     if ds_config is not None:
         if zero_3 and run.model.format == "gguf":
@@ -94,6 +94,11 @@ def finetune(run: Run) -> None:
         results["test_before"] = score.values()
         run.result("test_before", score.values())
 
+    if spec.checkpoints.evaluate and scores:
+        saver.score = lambda: _evaluate(run, trainer.model, tokenizer, test, loss_only=True).loss
+    elif spec.checkpoints.evaluate and not test:
+        run.say("There is no test split: checkpoints are not scored.")
+
     run.phase("training")
     run.on_stop.append(saver.ask)
     meter.begin()
@@ -112,6 +117,9 @@ def finetune(run: Run) -> None:
             "trainable_parameters": _trainable(trainer.model),
         }
         run.result("training", results["training"])
+        if saver.best:
+            results["best_checkpoint"] = saver.best._asdict()
+            run.result("best_checkpoint", results["best_checkpoint"])
         if measured is not None:
             run.result(MEASURED, measured.model_dump(mode="json"))
 
@@ -137,15 +145,20 @@ def finetune(run: Run) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _evaluate(run: Run, model: Any, tokenizer: Any, samples: list[Sample]) -> Score:
+def _evaluate(run: Run, model: Any, tokenizer: Any, samples: list[Sample], loss_only: bool = False) -> Score:
     pace = Pace()
+
+    def progress(done: int, total: int) -> None:
+        if not loss_only:
+            run.progress(done, total, "rows", pace.eta_s(done, total))
+
     return evaluate(
         model,
         tokenizer,
         samples,
-        run.dataset.labels if run.dataset.format == "text_label" else (),
+        run.dataset.labels if run.dataset.format == "text_label" and not loss_only else (),
         batch_size=max(8, run.finetune_spec.micro_batch),
-        progress=lambda done, total: run.progress(done, total, "rows", pace.eta_s(done, total)),
+        progress=progress,
     )
 
 

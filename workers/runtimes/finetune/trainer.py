@@ -5,7 +5,8 @@ Knows nothing of files, evaluation or manifests.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,15 @@ class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             state.epoch = train_dataloader.epoch
         eta_s = self._pace.eta_s(state.global_step - self._begun_at, state.max_steps - self._begun_at)
         self._run.progress(state.global_step, state.max_steps, "steps", eta_s)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done within is not training, and not timed as such."""
+        begun_at = time.monotonic()
+        yield
+        took_s = time.monotonic() - begun_at
+        self._logged_at += took_s
+        self._meter.aside(took_s)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:

@@ -1,54 +1,70 @@
-"""DeepSpeed: its config from the spec, and the surroundings it wants.
+"""DeepSpeed on this node: its config, where it offloads to, and the surroundings it wants.
 
-Knows nothing of models. Source of the config's fields: DeepSpeed's "DeepSpeed Configuration JSON" reference.
+Knows nothing of models.
 """
 
+import atexit
 import os
+import shutil
 import socket
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from workers.contract.finetune import FinetuneSpec
+from workers.contract.deepspeed import DeepSpeedSettings
+from workers.contract.ds_config import ds_config
+from workers.runtimes.base import Run, invalid
 from workers.runtimes.team import world_size
 
+ROOTS_ENV = "LIFTOFF_ALLOWED_ROOTS"
+NUMBERS: dict[torch.dtype, str] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 WAIT_S = 4 * 3600
 """How long processes wait for one another: the first scores while the others wait."""
 
 
-def deepspeed_config(spec: FinetuneSpec, dtype: torch.dtype, device_kind: str) -> dict[str, Any] | None:
+def deepspeed_config(run: Run, dtype: torch.dtype) -> dict[str, Any] | None:
     """The DeepSpeed config, every value written out; None where the spec asks for no DeepSpeed."""
-    if spec.deepspeed is None:
-        return None
-    zero: dict[str, Any] = {"stage": spec.deepspeed.zero_stage}
-    if spec.deepspeed.offload_optimizer and spec.deepspeed.zero_stage > 0:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device_kind == "cuda"}
-    if spec.deepspeed.zero_stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    return {
-        "train_micro_batch_size_per_gpu": spec.micro_batch,
-        "gradient_accumulation_steps": spec.gradient_accumulation,
-        "train_batch_size": spec.micro_batch * spec.gradient_accumulation * world_size(),
-        "gradient_clipping": spec.max_grad_norm,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": spec.learning_rate,
-                "betas": [spec.beta1, spec.beta2],
-                "eps": 1e-8,
-                "weight_decay": spec.weight_decay,
-                # PyTorch's AdamW: DeepSpeed's own ones are compiled on the node, for minutes, when first used.
-                "torch_adam": True,
-            },
-        },
-        "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": dtype == torch.bfloat16},
-        "fp16": {"enabled": dtype == torch.float16},
-        "steps_per_print": 10**9,
-    }
+    spec = run.finetune_spec
+    folder = _nvme_folder(run, spec.deepspeed) if spec.deepspeed and spec.deepspeed.uses_nvme else run.run_dir
+    return ds_config(spec, world_size(), NUMBERS[dtype], run.device_kind == "cuda", str(folder))
+
+
+def _nvme_folder(run: Run, settings: DeepSpeedSettings) -> Path:
+    """A folder for this run alone, gone when its process ends. Raises RunFailed for a place that isn't allowed, and
+    where DeepSpeed can't read and write past the page cache."""
+    if not settings.nvme_path:
+        folder = run.run_dir / "nvme"
+    else:
+        roots = [root.strip().removeprefix("file://") for root in os.environ.get(ROOTS_ENV, "").split(",")]
+        real = os.path.realpath(settings.nvme_path)
+        if not any(Path(real).is_relative_to(os.path.realpath(root)) for root in roots if root.startswith("/")):
+            known = ", ".join(filter(None, roots)) or "none are set"
+            raise invalid(
+                f"deepspeed.nvme_path: {settings.nvme_path!r} is outside this node's allowed roots ({known}); use a "
+                f"folder below one of them ({ROOTS_ENV}), or leave it empty."
+            )
+        folder = Path(real) / f"liftoff-{run.run_dir.name}"
+        if run.leads:
+            for left in Path(real).glob(f"liftoff-{run.order.job}-*"):  # of attempts that were killed
+                if left != folder:
+                    shutil.rmtree(left, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise invalid(f"deepspeed.nvme_path: {str(folder)!r} can't be made on this node ({error.strerror}).") from error
+    if run.leads:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise invalid(
+            "deepspeed: offload to nvme needs DeepSpeed's async I/O, which can't be built on this node; install "
+            "libaio-dev and a C++ compiler there, or offload to cpu."
+        )
+    return folder
 
 
 def prepare_deepspeed(device_kind: str) -> None:
