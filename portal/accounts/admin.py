@@ -1,5 +1,7 @@
 """Admin pages of users, groups, API tokens and the audit log. A token's digest is never shown."""
 
+from typing import Any
+
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -33,13 +35,26 @@ class GroupAdmin(DjangoGroupAdmin, ModelAdmin[Group]):
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
-    """Who has which token, and when it was used last. Made on the user's own page, ended here or there."""
+    """Who has which token, when it was used last, and how much it may ask of launched models, which is set here. Made
+    on the user's own page, ended here or there."""
 
-    list_display = ("name", "user", "prefix", "works", "created_at", "last_used_at", "expires_at", "revoked_at")
+    list_display = (
+        "name",
+        "user",
+        "prefix",
+        "works",
+        "requests_per_minute",
+        "concurrent_requests",
+        "created_at",
+        "last_used_at",
+        "expires_at",
+        "revoked_at",
+    )
     list_filter = ("revoked_at", "user")
     list_select_related = ("user",)
     search_fields = ("name", "prefix", "user__username")
     exclude = ("digest",)
+    readonly_fields = ("user", "name", "prefix", "created_at", "last_used_at", "expires_at", "revoked_at")
     actions = ("revoke",)
 
     @admin.display(boolean=True, description="Works")
@@ -53,9 +68,17 @@ class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
             services.revoke(request.user, token)
         self.message_user(request, f"Revoked: {', '.join(token.name for token in tokens)}.", messages.SUCCESS)
 
-    def has_revoke_permission(self, request: HttpRequest) -> bool:
-        """Those who may change tokens, though no field of one can be changed."""
+    def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+        """Only its limits are fields that can be changed."""
         return request.user.has_perm("accounts.change_apitoken")
+
+    def save_model(self, request: HttpRequest, obj: ApiToken, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        assert isinstance(request.user, User)
+        limits = f"{obj.requests_per_minute} requests a minute, {obj.concurrent_requests} at a time (None: the default)"
+        services.audit(request.user, "limit token", f"token {obj.prefix}…", limits)
+
+    has_revoke_permission = has_change_permission
 
 
 @admin.register(AuditEntry)

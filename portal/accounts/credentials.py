@@ -4,13 +4,15 @@ For views outside the REST router, which has its own. Knows nothing of what is a
 """
 
 from enum import Enum
+from typing import NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from django.middleware.csrf import CsrfViewMiddleware
 
-from portal.accounts.services import authenticate
+from portal.accounts.models import ApiToken
+from portal.accounts.services import live_token
 
 
 class Denied(Enum):
@@ -26,15 +28,24 @@ def bearer(request: HttpRequest) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-async def requester(request: HttpRequest) -> User | Denied:
-    """The user, or why not. A bearer token needs no CSRF token; a session does, on every method that changes things."""
-    token = bearer(request)
-    if token is not None:
-        return await sync_to_async(authenticate)(token) or Denied.UNKNOWN
+class Caller(NamedTuple):
+    """Who asks. `token`: the one that was sent, None for a browser's session."""
+
+    user: User
+    token: ApiToken | None
+
+
+async def caller(request: HttpRequest) -> Caller | Denied:
+    """Who asks, or why they don't. A bearer token needs no CSRF token; a session does, on every method that changes
+    things."""
+    sent = bearer(request)
+    if sent is not None:
+        token = await sync_to_async(live_token)(sent)
+        return Caller(token.user, token) if token else Denied.UNKNOWN
     user = await request.auser()
     if not isinstance(user, User) or not user.is_active:
         return Denied.UNKNOWN
-    return Denied.FORGED if forged(request) else user
+    return Denied.FORGED if forged(request) else Caller(user, None)
 
 
 class _CsrfCheck(CsrfViewMiddleware):

@@ -15,6 +15,12 @@ class ApiToken(models.Model):
     last_used_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    requests_per_minute = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Of launched models; empty: as for all tokens, 0: no limit."
+    )
+    concurrent_requests = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Of launched models; empty: as for all tokens, 0: no limit."
+    )
 
     class Meta:
         ordering = ["-created_at"]

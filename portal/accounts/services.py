@@ -47,16 +47,20 @@ def create_token(user: User, name: str, expires_at: datetime | None = None) -> t
 
 def authenticate(token: str) -> User | None:
     """The active user whose live token this is, else None."""
+    record = live_token(token)
+    return record.user if record else None
+
+
+def live_token(token: str) -> ApiToken | None:
+    """The record, with its user, of a token that works; else None."""
     if not token.startswith(TOKEN_START):
         return None
     now = timezone.now()
     live = Q(revoked_at=None) & (Q(expires_at=None) | Q(expires_at__gt=now))
     record = ApiToken.objects.select_related("user").filter(live, digest=digest(token), user__is_active=True).first()
-    if record is None:
-        return None
-    unseen = Q(last_used_at=None) | Q(last_used_at__lt=now - SEEN_EVERY)
-    ApiToken.objects.filter(unseen, pk=record.pk).update(last_used_at=now)
-    return record.user
+    if record is not None and (record.last_used_at is None or record.last_used_at < now - SEEN_EVERY):
+        ApiToken.objects.filter(pk=record.pk).update(last_used_at=now)
+    return record
 
 
 def revoke(user: User | None, token: ApiToken) -> None:

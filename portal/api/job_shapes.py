@@ -168,6 +168,8 @@ class JobOut(JobRow):
     adapter: str | None = Field(description="Name of the adapter it made.")
     made_model: str | None = Field(description="Name of the model it made: methods full and partial.")
     endpoint: ReadyEndpoint | None
+    replica_of: int | None = Field(description="The launch whose further copy it is.")
+    replicas: list[Replica] = Field(description="A launch and its further copies; empty where there are none.")
 
 
 class Event(BaseModel):

@@ -13,7 +13,7 @@ from django.utils import timezone
 from portal.jobs import dispatch, fences
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status, final_status
 from portal.jobs.models import Allocation, Attempt, Job, Member
-from portal.jobs.retries import retry_in_s
+from portal.jobs.retries import STEADY_S, in_a_row, retry_in_s
 from portal.jobs.states import move, note
 from workers.contract.names import token_of
 from workers.contract.reasons import Reason
@@ -23,7 +23,8 @@ from workers.contract.spec import JOB_SPEC
 def finish(job_id: int, number: int, reason: Reason, detail: str = "", now: datetime | None = None) -> bool:
     """End an attempt and free its devices; if it is the current one, its job ends too, or waits for the next try.
 
-    Exactly one call wins. A job that is being stopped ends as cancelled, unless it had run to its end.
+    Exactly one call wins. A job that is being stopped ends as cancelled, or for the reason it is stopped for, unless
+    it had run to its end.
     """
     now = now or timezone.now()
     with transaction.atomic():
@@ -40,10 +41,12 @@ def finish(job_id: int, number: int, reason: Reason, detail: str = "", now: date
         old = Status(job.status)
         if job.attempt_number != number or old not in HOLDS_DEVICES:
             return False
-        if old != Status.CANCELLING and (again_at := _again_at(job, reason, now)) is not None:
-            return _queue_again(job, attempt, reason, detail, again_at, now)
-        if old == Status.CANCELLING and reason != Reason.COMPLETED:
-            reason = Reason.CANCELLED
+        if old != Status.CANCELLING:
+            if (again_at := _again_at(job, reason, now)) is not None:
+                return _queue_again(job, attempt, reason, detail, again_at, now)
+            reason, detail = _of_a_loop(job, reason, detail)
+        elif reason != Reason.COMPLETED:
+            reason = Reason(job.reason or Reason.CANCELLED)
         new = final_status(reason.outcome)
         if not move(job, new, attempt=number, reason=reason, detail=detail, finished_at=now, phase="", eta_s=None):
             return False
@@ -81,9 +84,26 @@ def _dismiss(attempt: Attempt, reason: Reason, now: datetime) -> None:
 
 def _again_at(job: Job, reason: Reason, now: datetime) -> datetime | None:
     """When the job is tried again; None when it isn't. The attempt that ended is in the database by now."""
-    tries = job.attempts.exclude(reason=Reason.PREEMPTED).count()
-    seconds = retry_in_s(JOB_SPEC.validate_python(job.spec).retry, reason, tries)
+    seconds = retry_in_s(JOB_SPEC.validate_python(job.spec).retry, reason, _tries(job))
     return None if seconds is None else now + timedelta(seconds=seconds)
+
+
+def _tries(job: Job) -> int:
+    """Its attempts that count; of a launch, which has no end of its own, only those since it last ran well."""
+    tries = job.attempts.exclude(reason=Reason.PREEMPTED)
+    if job.kind != "launch":
+        return tries.count()
+    ended = tries.order_by("-number").values_list("dispatched_at", "finished_at")
+    return in_a_row([(finished - dispatched).total_seconds() for dispatched, finished in ended if finished])
+
+
+def _of_a_loop(job: Job, reason: Reason, detail: str) -> tuple[Reason, str]:
+    """A launch that would be tried again, had it not been so often, ends for that."""
+    tries, policy = _tries(job), JOB_SPEC.validate_python(job.spec).retry
+    if job.kind != "launch" or tries < 2 or retry_in_s(policy, reason, tries=0) is None:
+        return reason, detail
+    said = f"{tries} attempts in a row ended within {STEADY_S / 60:.0f} min of their start. The last: {reason.sentence}"
+    return Reason.CRASH_LOOP, f"{said} {detail}".strip()
 
 
 def _queue_again(job: Job, attempt: Attempt, reason: Reason, detail: str, again_at: datetime, now: datetime) -> bool:

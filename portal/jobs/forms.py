@@ -31,10 +31,12 @@ OF_FINETUNES = ("resources__nodes",)
 """Asked of no other kind of job."""
 FIRST: dict[str, tuple[str, ...]] = {
     "finetune": (
-        "model", "dataset", "method", "name", "adapter", "epochs", "max_steps", "micro_batch", "gradient_accumulation",
-        "context_length", "learning_rate", "lora__rank", "lora__alpha",
+        "model", "dataset", "objective", "method", "name", "adapter", "epochs", "max_steps", "micro_batch",
+        "gradient_accumulation", "context_length", "learning_rate", "lora__rank", "lora__alpha",
     ),
-    "launch": ("model", "adapter", "name", "quantization", "context_length", "max_tokens", "temperature", "top_p"),
+    "launch": (
+        "model", "adapter", "name", "quantization", "replicas", "context_length", "max_tokens", "temperature", "top_p",
+    ),
     "preflight": ("resources__node", "resources__devices", "model", "name"),
 }  # fmt: skip
 EMPTY: dict[str, dict[str, str]] = {"preflight": {"resources__node": "choose one", "model": "none: the node alone"}}

@@ -34,6 +34,14 @@ class Job(models.Model):
     not_before = models.DateTimeField(null=True, blank=True, help_text="A retry waits until then.")
     idempotency_key = models.CharField(max_length=120, null=True, blank=True)  # noqa: DJ001 - null keeps it out of the constraint
     cloned_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="clones")
+    replica_of = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="replicas",
+        help_text="The launch whose further copy it is.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)

@@ -18,7 +18,7 @@ from portal.jobs import bell, dispatch, members, states
 from portal.jobs.checks import look_up
 from portal.jobs.claims import allocate, allocate_all
 from portal.jobs.ending import fail_queued, finish
-from portal.jobs.lifecycle import FINAL, Status
+from portal.jobs.lifecycle import FINAL, LIVE, Status
 from portal.jobs.models import Attempt, Job, Transition
 from portal.jobs.notify import job_changed
 from portal.jobs.progress import announce, artifact_stored, checkpoint_stored, mark_started, report
@@ -54,17 +54,9 @@ def submit(
     look_up(parsed)
     try:
         with transaction.atomic():
-            job = Job.objects.create(
-                name=parsed.name or _name(parsed),
-                kind=parsed.kind,
-                spec=parsed.model_dump(mode="json"),
-                owner=user,
-                idempotency_key=idempotency_key or None,
-                cloned_from=cloned_from,
-                waiting_for="Waits for the scheduler.",
-            )
-            Transition.objects.create(job=job, new=Status.QUEUED, note=f"Submitted by {user.get_username()}.")
-            audit(user, "submit job", f"job #{job.pk}", job.name)
+            job = _create(user, parsed, idempotency_key=idempotency_key or None, cloned_from=cloned_from)
+            for copy in _further_copies(parsed):
+                _create(user, copy, replica_of=job)
             transaction.on_commit(bell.ring)
             job_changed(job.pk)
     except IntegrityError:
@@ -72,6 +64,32 @@ def submit(
         first = Job.objects.get(owner=user, idempotency_key=idempotency_key)
         return _same(first, parsed, idempotency_key or ""), False
     return job, True
+
+
+def _create(user: User, spec: Spec, **columns: Any) -> Job:
+    """One job that waits, and the first words of its history."""
+    job = Job.objects.create(
+        name=spec.name or _name(spec),
+        kind=spec.kind,
+        spec=spec.model_dump(mode="json"),
+        owner=user,
+        waiting_for="Waits for the scheduler.",
+        **columns,
+    )
+    Transition.objects.create(job=job, new=Status.QUEUED, note=f"Submitted by {user.get_username()}.")
+    audit(user, "submit job", f"job #{job.pk}", job.name)
+    return job
+
+
+def _further_copies(spec: Spec) -> list[LaunchSpec]:
+    """Of a launch with replicas all but the first, each named by its place."""
+    if not isinstance(spec, LaunchSpec):
+        return []
+    name = (spec.name or _name(spec))[:100]
+    return [
+        spec.model_copy(update={"replicas": 1, "name": f"{name} ({place} of {spec.replicas})"})
+        for place in range(2, spec.replicas + 1)
+    ]
 
 
 def parse(spec: dict[str, Any] | Spec) -> Spec:
@@ -84,8 +102,13 @@ def parse(spec: dict[str, Any] | Spec) -> Spec:
         raise Refused(from_pydantic(error)) from None
 
 
-def cancel(job: Job, user: User | None, note: str = "") -> Job:
-    """Stop a job: at once when it waits, through its node when it has one. A final job is left as it is."""
+def cancel(job: Job, user: User | None, note: str = "", reason: Reason = Reason.CANCELLED) -> Job:
+    """Stop a job: at once when it waits, through its node when it has one. A final job is left as it is.
+
+    With it go the further copies of a launch. `reason`: what it ends for.
+    """
+    for replica in job.replicas.filter(status__in=LIVE):
+        cancel(replica, user, note, reason)
     with transaction.atomic():
         job = Job.objects.select_for_update().get(pk=job.pk)
         by = note or (f"Stopped by {user.get_username()}." if user else "Stopped.")
@@ -95,15 +118,19 @@ def cancel(job: Job, user: User | None, note: str = "") -> Job:
                 job,
                 Status.CANCELLED,
                 expect=old,
-                reason=Reason.CANCELLED,
+                reason=reason,
                 detail=by,
                 finished_at=timezone.now(),
                 waiting_for="",
                 queue_position=None,
             ):
-                states.note(job, old, Status.CANCELLED, by, Reason.CANCELLED)
+                states.note(job, old, Status.CANCELLED, by, reason)
         elif old in (Status.DISPATCHED, Status.RUNNING) and states.move(
-            job, Status.CANCELLING, attempt=job.attempt_number, expect=old
+            job,
+            Status.CANCELLING,
+            attempt=job.attempt_number,
+            expect=old,
+            reason="" if reason is Reason.CANCELLED else reason,
         ):
             states.note(job, old, Status.CANCELLING, by)
             attempt = job.attempts.select_related("node").get(number=job.attempt_number)

@@ -7,7 +7,7 @@ from typing import Any
 
 from portal.jobs.lifecycle import Status, sources
 from portal.jobs.models import Job, Transition
-from portal.jobs.notify import job_changed
+from portal.jobs.notify import job_changed, jobs_changed
 
 
 def move(
@@ -28,7 +28,7 @@ def move(
         changes["attempt_number"] = set_attempt
     if not rows.update(status=new, **changes):
         return False
-    job_changed(job.pk)
+    jobs_changed([job.pk, job.replica_of_id] if job.replica_of_id else [job.pk])
     return True
 
 

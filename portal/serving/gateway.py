@@ -4,6 +4,7 @@ Answers errors in OpenAI's shape. Knows nothing of tokens, templates or devices:
 """
 
 import json
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -13,35 +14,31 @@ from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
-from portal.accounts.credentials import Denied, requester
-from portal.jobs.tokens import serve_token
+from portal.accounts.credentials import Caller, Denied, caller
+from portal.jobs.models import Job
+from portal.serving import models_list
+from portal.serving.answers import RETRY_S, failure, upstream_failure
+from portal.serving.holding import Hold
+from portal.serving.limits import Admission
 from portal.serving.models import Endpoint
-from portal.serving.selectors import find_endpoint, live_endpoints
-
-# Seconds. A model on a slow device may think for minutes before its first token.
-TIMEOUT = httpx.Timeout(connect=5, read=600, write=30, pool=5)
+from portal.serving.selectors import launch_behind, serving
+from portal.serving.upstream import Unreachable, send, why
+from portal.serving.waking import NotWoken, awaken
 
 Answer = HttpResponse | StreamingHttpResponse
-View = Callable[[HttpRequest], Coroutine[Any, Any, Answer]]
-
-
-def failure(
-    status: int, message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
-) -> JsonResponse:
-    """An error in OpenAI's shape."""
-    return JsonResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status=status)
+View = Callable[..., Coroutine[Any, Any, Answer]]
 
 
 def _guarded(method: str, view: View) -> View:
-    """Only `method`, only a known user."""
+    """Only `method`, only for a known user, whom the view is told."""
 
     @csrf_exempt
-    async def guarded(request: HttpRequest) -> Answer:
+    async def guarded(request: HttpRequest, **names: str) -> Answer:
         if request.method != method:
             answer = failure(405, f"{request.method} is not possible here; use {method}.", code="method_not_allowed")
             answer["Allow"] = method
             return answer
-        match await requester(request):
+        match await caller(request):
             case Denied.UNKNOWN:
                 return failure(
                     401,
@@ -56,47 +53,57 @@ def _guarded(method: str, view: View) -> View:
                     "permission_error",
                     code="csrf_failed",
                 )
-        return await view(request)
+            case Caller() as known:
+                return await view(request, known, **names)
 
     return guarded
 
 
-async def _models(request: HttpRequest) -> Answer:
-    endpoints = await sync_to_async(lambda: list(live_endpoints()))()
-    newest: dict[str, Endpoint] = {}
-    for endpoint in endpoints:
-        newest.setdefault(endpoint.model_name, endpoint)
-    data = [
-        {
-            "id": name,
-            "object": "model",
-            "created": int(endpoint.ready_at.timestamp()),
-            "owned_by": endpoint.attempt.job.owner.get_username(),
-            "job": endpoint.attempt.job_id,
-        }
-        for name, endpoint in newest.items()
-    ]
+async def _models(request: HttpRequest, caller: Caller) -> Answer:
+    data = await sync_to_async(models_list.entries)()
     return JsonResponse({"object": "list", "data": data})
 
 
-async def _chat_completions(request: HttpRequest) -> Answer:
-    body = _body(request)
-    if isinstance(body, JsonResponse):
-        return body
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        return failure(400, "model: this field is required; give the name of a launched model.", param="model")
-    endpoint = await sync_to_async(find_endpoint)(model) if "\0" not in model else None
-    if endpoint is None:
-        return await _unknown_model(model)
-    try:
-        content = json.dumps({**body, "model": endpoint.model_name}, allow_nan=False).encode()
-    except ValueError:
-        return failure(400, "The body holds NaN or an infinite number, which JSON has not.", code="invalid_json")
-    return await _pass_on(endpoint, content)
+async def _model(request: HttpRequest, caller: Caller, name: str) -> Answer:
+    data = await sync_to_async(models_list.entries)()
+    found = next((entry for entry in data if entry["id"] == name), None)
+    return JsonResponse(found) if found else await _unknown_model(name)
+
+
+def _completions(path: str) -> View:
+    """The view of one of the servers' own paths."""
+
+    async def complete(request: HttpRequest, caller: Caller) -> Answer:
+        body = _body(request)
+        if isinstance(body, JsonResponse):
+            return body
+        admission = Admission(caller)
+        refusal = await admission.enter()
+        if refusal is not None:
+            return failure(
+                429,
+                refusal.sentence,
+                "rate_limit_error",
+                code="rate_limit_exceeded",
+                retry_after_s=refusal.retry_after_s,
+            )
+        hold = Hold(admission)
+        try:
+            answer = await _answer(hold, caller, path, body)
+        except BaseException:
+            hold.release()
+            raise
+        if answer.streaming:
+            weakref.finalize(answer, hold.release)  # nobody may come to read it
+        else:
+            hold.release()
+        return answer
+
+    return _guarded("POST", complete)
 
 
 def _body(request: HttpRequest) -> dict[str, Any] | JsonResponse:
+    """The request, whose `model` is a name."""
     try:
         body = json.loads(request.body)
     except RequestDataTooBig:
@@ -105,11 +112,61 @@ def _body(request: HttpRequest) -> dict[str, Any] | JsonResponse:
         return failure(400, "The body is not JSON; send one JSON object with model and messages.", code="invalid_json")
     if not isinstance(body, dict):
         return failure(400, "The body is not a JSON object; send one with model and messages.", code="invalid_json")
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        return failure(400, "model: this field is required; give the name of a launched model.", param="model")
     return body
 
 
+async def _answer(hold: Hold, caller: Caller, path: str, body: dict[str, Any]) -> Answer:
+    model = body["model"]
+    if "\0" in model:
+        return await _unknown_model(model)
+    endpoints = await sync_to_async(serving)(model)
+    if endpoints:
+        return await _pass_on(hold, endpoints, path, body)
+    launch = await sync_to_async(launch_behind)(model)
+    if launch is None:
+        return await _unknown_model(model)
+    if body.get("stream") is True:
+        return _event_stream(_once_awake(hold, caller, launch, path, body))
+    try:
+        async for word in awaken(launch, caller):
+            if not isinstance(word, str):
+                endpoints = word
+    except NotWoken as error:
+        return _asleep(error)
+    return await _pass_on(hold, endpoints, path, body)
+
+
+async def _once_awake(hold: Hold, caller: Caller, launch: Job, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Comments on how far the launch is, then its answer."""
+    endpoints: list[Endpoint] = []
+    try:
+        async for word in awaken(launch, caller):
+            if isinstance(word, str):
+                yield f": {' '.join(word.split())}\n\n".encode()
+            else:
+                endpoints = word
+        answer: Answer = await _pass_on(hold, endpoints, path, body)
+    except NotWoken as error:
+        answer = _asleep(error)
+    finally:
+        if not endpoints:
+            hold.release()
+    if not isinstance(answer, StreamingHttpResponse):
+        hold.release()
+        yield b"data: " + answer.content + b"\n\n"
+        return
+    async for chunk in answer:
+        yield chunk
+
+
+def _asleep(error: NotWoken) -> JsonResponse:
+    return failure(503, str(error), "server_error", code="model_not_ready", retry_after_s=error.retry_after_s)
+
+
 async def _unknown_model(model: str) -> JsonResponse:
-    names = await sync_to_async(lambda: sorted({endpoint.model_name for endpoint in live_endpoints()}))()
+    names = await sync_to_async(lambda: [entry["id"] for entry in models_list.entries()])()
     if names:
         hint = f"launched now: {', '.join(names)}."
     else:
@@ -119,63 +176,50 @@ async def _unknown_model(model: str) -> JsonResponse:
     )
 
 
-async def _pass_on(endpoint: Endpoint, content: bytes) -> Answer:
-    attempt = endpoint.attempt
-    # No proxy of the environment, no redirect: the URL was checked against the node and nothing else is called.
-    client = httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, follow_redirects=False)
+async def _pass_on(hold: Hold, endpoints: list[Endpoint], path: str, body: dict[str, Any]) -> Answer:
     try:
-        request = client.build_request(
-            "POST",
-            f"{endpoint.url}/v1/chat/completions",
-            content=content,
-            headers={
-                "Authorization": f"Bearer {serve_token(attempt.job_id, attempt.number)}",
-                "Content-Type": "application/json",
-            },
-        )
-        answer = await client.send(request, stream=True)
-        if answer.headers.get("content-type", "").startswith("text/event-stream"):
-            response = StreamingHttpResponse(
-                _relay(client, answer, endpoint), status=answer.status_code, content_type="text/event-stream"
-            )
-            response["Cache-Control"] = "no-cache"
-            response["X-Accel-Buffering"] = "no"
-            return response
+        content = json.dumps({**body, "model": endpoints[0].model_name}, allow_nan=False).encode()
+    except ValueError:
+        return failure(400, "The body holds NaN or an infinite number, which JSON has not.", code="invalid_json")
+    try:
+        endpoint, answer = await send(hold, endpoints, path, content)
+    except Unreachable as failed:
+        return _gone(failed.endpoint, failed.error)
+    if answer.headers.get("content-type", "").startswith("text/event-stream"):
+        return _event_stream(_relay(hold, endpoint, answer), answer.status_code)
+    try:
         whole = await answer.aread()
     except httpx.HTTPError as error:
-        await client.aclose()
         return _gone(endpoint, error)
-    except BaseException:
-        await client.aclose()
-        raise
-    await answer.aclose()
-    await client.aclose()
-    return _whole(endpoint, answer.status_code, whole)
+    return _whole(endpoint, answer, whole, path)
 
 
-def _whole(endpoint: Endpoint, status: int, content: bytes) -> HttpResponse:
+def _whole(endpoint: Endpoint, answer: httpx.Response, content: bytes, path: str) -> HttpResponse:
     """The server's answer as it is, if it is JSON of a status that concerns the client."""
+    status = answer.status_code
     if status in (401, 403):
-        return failure(
-            502,
-            f"The server of {endpoint.model_name!r} (job #{endpoint.attempt.job_id}) refused the portal; "
-            "the portal's secret key changed since the launch, so launch the model again.",
-            "upstream_error",
-            code="upstream_refused",
-        )
+        why = "refused the portal; the portal's secret key changed since the launch, so launch the model again."
+        return upstream_failure(endpoint, why, "upstream_refused")
     try:
-        json.loads(content)
+        said = json.loads(content)
     except ValueError:
-        return failure(
-            502,
-            f"The server of {endpoint.model_name!r} (job #{endpoint.attempt.job_id}) answered {status} without JSON.",
-            "upstream_error",
-            code="upstream_error",
-        )
-    return HttpResponse(content, status=status, content_type="application/json")
+        return upstream_failure(endpoint, f"answered {status} without JSON.", "upstream_error")
+    if status == 404 and "error" not in said:
+        return failure(404, f"{endpoint.model_name!r} has no {path}.", code="unknown_url")
+    passed = HttpResponse(content, status=status, content_type="application/json")
+    if "retry-after" in answer.headers:
+        passed["Retry-After"] = answer.headers["retry-after"]
+    return passed
 
 
-async def _relay(client: httpx.AsyncClient, answer: httpx.Response, endpoint: Endpoint) -> AsyncIterator[bytes]:
+def _event_stream(events: AsyncIterator[bytes], status: int = 200) -> StreamingHttpResponse:
+    response = StreamingHttpResponse(events, status=status, content_type="text/event-stream")
+    response["Cache-Control"] = "no-cache"
+    response["X-Accel-Buffering"] = "no"
+    return response
+
+
+async def _relay(hold: Hold, endpoint: Endpoint, answer: httpx.Response) -> AsyncIterator[bytes]:
     """The stream as it comes; closes the model's side when the client leaves, which stops the generation."""
     try:
         async for chunk in answer.aiter_raw():
@@ -183,29 +227,23 @@ async def _relay(client: httpx.AsyncClient, answer: httpx.Response, endpoint: En
     except httpx.HTTPError as error:
         yield b"data: " + _gone(endpoint, error).content + b"\n\n"
     finally:
-        await answer.aclose()
-        await client.aclose()
+        hold.release()
 
 
-def _gone(endpoint: Endpoint, error: Exception) -> JsonResponse:
-    if isinstance(error, httpx.ReadTimeout):
-        what = f"gave no answer within {TIMEOUT.read:.0f} s"
-    elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        what = "can't be reached"
-    else:
-        what = "broke off its answer"
-    return failure(
-        502,
-        f"The server of {endpoint.model_name!r} (job #{endpoint.attempt.job_id}) {what}; its job's page says why.",
-        "upstream_error",
-        code="upstream_gone",
-    )
+def _gone(endpoint: Endpoint, error: httpx.HTTPError) -> JsonResponse:
+    answer = upstream_failure(endpoint, f"{why(error)}; its job's page says why.", "upstream_gone")
+    answer["Retry-After"] = str(round(RETRY_S))
+    return answer
 
 
 async def _nothing_here(request: HttpRequest) -> Answer:
-    return failure(404, f"There is nothing at {request.path}; there are /v1/models and /v1/chat/completions.")
+    paths = "/v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings"
+    return failure(404, f"There is nothing at {request.path}; there are {paths}.")
 
 
 models = _guarded("GET", _models)
-chat_completions = _guarded("POST", _chat_completions)
+model = _guarded("GET", _model)
+chat_completions = _completions("/v1/chat/completions")
+completions = _completions("/v1/completions")
+embeddings = _completions("/v1/embeddings")
 nothing_here = csrf_exempt(_nothing_here)

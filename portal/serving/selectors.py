@@ -1,32 +1,63 @@
-"""Reads which launched models answer now. Writes nothing; calls nobody."""
+"""Reads which launched models answer now, and which could. Writes nothing; calls nobody."""
 
-from django.db.models import F, QuerySet
+from django.db.models import F, Max, Q, QuerySet
 
-from portal.jobs.lifecycle import Status
+from portal.jobs.lifecycle import LIVE, Status
 from portal.jobs.models import Job
 from portal.serving.models import Endpoint
+from workers.contract.reasons import Reason
 
 JOB_PREFIX = "job-"
+STARTS = LIVE - {Status.CANCELLING}
+"""A launch with one of these that doesn't answer will."""
 
 
 def live_endpoints() -> QuerySet[Endpoint]:
-    """Endpoints of running jobs' current attempts, newest first, with job, owner and node."""
+    """Endpoints of running jobs' current attempts that aren't told to go, the newest job's first, with job, owner and
+    node."""
     return (
         Endpoint.objects.select_related("attempt__job__owner", "attempt__node")
-        .filter(attempt__job__status=Status.RUNNING, attempt__number=F("attempt__job__attempt_number"))
-        .order_by("-ready_at", "-pk")
+        .filter(
+            attempt__job__status=Status.RUNNING,
+            attempt__number=F("attempt__job__attempt_number"),
+            attempt__preempt_asked_at=None,
+        )
+        .defer("attempt__order", "attempt__predicted", "attempt__ahead", "attempt__checkpoint")
+        .order_by("-attempt__job_id", "-pk")
     )
 
 
-def find_endpoint(model: str) -> Endpoint | None:
-    """The live endpoint that `model` names: a model or adapter (newest wins), or 'job-<id>'."""
-    named = live_endpoints().filter(model_name=model).first()
-    if named is not None:
-        return named
-    number = model.removeprefix(JOB_PREFIX)
-    if number == model or not number.isdecimal() or len(number) > 18:
+def serving(model: str) -> list[Endpoint]:
+    """The live endpoints that may answer for `model`: those of the newest launch of a model or adapter of that name
+    with all its replicas, or of launch 'job-<id>'."""
+    named = list(live_endpoints().filter(model_name=model))
+    if named:
+        return [endpoint for endpoint in named if endpoint.launch == named[0].launch]
+    number = _number(model)
+    return list(live_endpoints().filter(_of_launch(number))) if number else []
+
+
+def launch_behind(model: str) -> Job | None:
+    """The launch that answered for `model` last, if a request may wait for it: it starts anew, or it was stopped for
+    being idle and can be woken. It is the first of its replicas."""
+    number = _number(model)
+    known = Endpoint.objects.select_related("attempt__job__replica_of").order_by("-attempt__job_id", "-pk")
+    last = known.filter(model_name=model).first() or (known.filter(_of_launch(number)).first() if number else None)
+    if last is None:
         return None
-    return live_endpoints().filter(attempt__job_id=int(number)).first()
+    job = last.attempt.job
+    first = job.replica_of or job
+    if job.status in STARTS:
+        return first if first.status in STARTS else job
+    return first if job.reason == Reason.IDLE else None
+
+
+def asleep() -> list[Endpoint]:
+    """One endpoint of each name that was stopped for being idle: a request starts it again."""
+    newest = Endpoint.objects.order_by().values("model_name").annotate(job=Max("attempt__job")).values("job")
+    stopped = Endpoint.objects.filter(attempt__job__in=newest, attempt__job__reason=Reason.IDLE)
+    rows = stopped.select_related("attempt__job__owner").order_by("-pk")
+    return list({endpoint.model_name: endpoint for endpoint in rows}.values())
 
 
 def live_endpoint(job: Job) -> Endpoint | None:
@@ -36,5 +67,14 @@ def live_endpoint(job: Job) -> Endpoint | None:
 
 def request_name(endpoint: Endpoint) -> str:
     """What to put into a request's `model`: the model's name, or 'job-<id>' where a newer launch has that name."""
-    newest = find_endpoint(endpoint.model_name)
-    return endpoint.model_name if newest == endpoint else f"{JOB_PREFIX}{endpoint.attempt.job_id}"
+    return endpoint.model_name if endpoint in serving(endpoint.model_name) else f"{JOB_PREFIX}{endpoint.launch}"
+
+
+def _of_launch(number: int) -> Q:
+    return Q(attempt__job=number) | Q(attempt__job__replica_of=number)
+
+
+def _number(model: str) -> int | None:
+    """Of 'job-<id>'; None for another name."""
+    number = model.removeprefix(JOB_PREFIX)
+    return int(number) if number != model and number.isdecimal() and len(number) <= 18 else None

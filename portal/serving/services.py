@@ -3,6 +3,8 @@
 import logging
 from urllib.parse import urlsplit
 
+from django.utils import timezone
+
 from portal.accounts.services import audit
 from portal.jobs.models import Attempt
 from portal.serving.models import Endpoint
@@ -25,6 +27,11 @@ def mark_ready(attempt: Attempt, url: str, model_name: str) -> Endpoint | None:
         attempt=attempt, defaults={"url": url.rstrip("/"), "model_name": model_name[:80]}
     )
     return endpoint
+
+
+def mark_asked(endpoint: Endpoint) -> None:
+    """It has a request, so its launch is not idle."""
+    Endpoint.objects.filter(pk=endpoint.pk).update(asked_at=timezone.now())
 
 
 def distrust(url: str, address: str) -> str:

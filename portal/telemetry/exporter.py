@@ -1,6 +1,6 @@
-"""/metrics of the portal in Prometheus' text format: jobs, queue, ingest lag, nodes, devices.
+"""/metrics of the portal in Prometheus' text format: jobs, queue, ingest lag, nodes, devices, launched models.
 
-For programs on this machine, or with an API token. Counts what the database says; knows no series of any job.
+For programs on this machine, or with an API token. Counts what the database says.
 """
 
 import ipaddress
@@ -24,6 +24,7 @@ from portal.fleet.selectors import is_online, nodes
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
 from portal.jobs.selectors import holders, queue_length
+from portal.telemetry import launch_metrics
 from portal.telemetry.ingest import lag_seconds
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class PortalCollector(Collector):
         yield from self._lag()
         yield self._nodes()
         yield self._devices()
+        yield from launch_metrics.families()
 
     def _jobs(self) -> Metric:
         family = GaugeMetricFamily("liftoff_jobs", "Jobs by status.", labels=["status"])

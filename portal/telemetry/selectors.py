@@ -198,8 +198,17 @@ def snapshot(job: Job) -> dict[str, Any]:
         "artifacts": artifacts(job),
         "adapter": adapter,
         "made_model": made,
+        "replica_of": job.replica_of_id,
+        "replicas": _replicas(job) if job.kind == "launch" else [],
         "endpoint": {"model": endpoint.model_name, "ready_at": _iso(endpoint.ready_at)} if endpoint else None,
     }
+
+
+def _replicas(job: Job) -> list[dict[str, Any]]:
+    """A launch and its further copies, if there are any; of a copy nothing."""
+    copies = list(job.replicas.order_by("pk"))
+    rows = [job, *copies] if copies else []
+    return [{"job": row.pk, "name": row.name, "status": row.status, "reason": row.reason or None} for row in rows]
 
 
 def _devices(attempt: Attempt | None) -> list[str]:

@@ -1,4 +1,5 @@
-"""What the leading controller looks after every few seconds, beside scheduling: leases, gaps, lost commands.
+"""What the leading controller looks after every few seconds, beside scheduling: leases, gaps, lost commands, launches
+that nobody asks anything.
 
 Each part goes on where another fails. Does not schedule (jobs.loop) nor record (ingest).
 """
@@ -12,6 +13,7 @@ from django.db import Error
 from django.utils import timezone
 
 from portal.jobs import fences, leases, loop
+from portal.serving import idle
 from portal.telemetry import gaps
 from portal.telemetry.ingest import LATE_S
 
@@ -24,6 +26,7 @@ def upkeep(term: int, hearing: leases.Hearing) -> None:
     _try(lambda: _leases(term))
     _try(lambda: loop.sweep(give_up=heard is not None))
     _try(gaps.chase)
+    _try(idle.stop_idle)
     if heard:
         _try(lambda: leases.expire(heard))
 

@@ -34,11 +34,14 @@ def serving(app: Any) -> Iterator[str]:
 
 
 class FakeModel:
-    """Answers /v1/chat/completions. What it does is the last message: hello, wait, break, endless, refuse, garbage."""
+    """Answers /v1/chat/completions. What it does is the last message: hello, wait, break, endless, refuse, full,
+    garbage."""
 
     def __init__(self) -> None:
         self.authorization = ""
         self.body: dict[str, Any] = {}
+        self.path = ""
+        self.asked = 0
         self.go_on = threading.Event()
         self.left = threading.Event()
 
@@ -48,11 +51,14 @@ class FakeModel:
         while more:
             message = await receive()
             content, more = content + message.get("body", b""), message.get("more_body", False)
-        self.body = json.loads(content)
-        wish = self.body["messages"][-1]["content"]
+        self.body, self.path, self.asked = json.loads(content), scope["path"], self.asked + 1
+        wish = self.body["messages"][-1]["content"] if "messages" in self.body else "hello"
         if wish == "refuse":
             error = {"error": {"message": "max_tokens: 9 is too much.", "type": "invalid_request_error"}}
             return await self._whole(send, 400, json.dumps(error).encode())
+        if wish == "full":
+            full = {"error": {"message": "Full.", "type": "rate_limit_error", "param": None, "code": "queue_full"}}
+            return await self._whole(send, 429, json.dumps(full).encode(), (b"retry-after", b"7"))
         if wish == "stranger":
             return await self._whole(send, 401, b"{}")
         if wish == "garbage":
@@ -75,8 +81,9 @@ class FakeModel:
         await self._event(send, {"choices": [{"delta": {"content": "two"}}]})
         return await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-    async def _whole(self, send: Any, status: int, content: bytes) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    async def _whole(self, send: Any, status: int, content: bytes, *headers: tuple[bytes, bytes]) -> None:
+        headers = ((b"content-type", b"text/plain"), *headers)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
     async def _event(self, send: Any, value: dict[str, Any]) -> None:

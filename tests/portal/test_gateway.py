@@ -15,7 +15,7 @@ from portal.asgi import application
 from portal.jobs.models import Attempt, Job
 from portal.jobs.tokens import serve_token
 from portal.serving.models import Endpoint
-from portal.serving.selectors import find_endpoint, live_endpoints
+from portal.serving import selectors
 from portal.serving.services import mark_ready
 from tests.portal.factories import make_attempt, make_job, make_node, make_user
 from tests.portal.servers import FakeModel, serving
@@ -142,8 +142,8 @@ def test_models_lists_each_name_once_newest_first(client: httpx.Client, attempt:
     assert mark_ready(newer, "http://127.0.0.1:9", "tuned")
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["job"], model["owned_by"]) == ("tuned", newer.job_id, "ada")
-    found = find_endpoint("tuned"), find_endpoint(f"job-{attempt.job_id}")
-    assert [endpoint.attempt_id for endpoint in found if endpoint] == [newer.pk, attempt.pk]
+    found = [selectors.serving(name) for name in ("tuned", f"job-{attempt.job_id}")]
+    assert [[endpoint.attempt_id for endpoint in one] for one in found] == [[newer.pk], [attempt.pk]]
 
 
 def test_strangers_get_nothing(portal: str, attempt: Attempt, model: FakeModel) -> None:
@@ -188,7 +188,7 @@ def test_saying_ready_twice_changes_nothing_and_an_old_attempt_is_not_live() -> 
     old = make_attempt(job, node=node, status="failed")
     mark_ready(old, "http://10.0.0.5:9000", "tuned")
     current = make_attempt(job, node=node)
-    assert not live_endpoints().exists()
+    assert not selectors.live_endpoints().exists()
     for _ in range(2):
         mark_ready(current, "http://10.0.0.5:9001/", "tuned")
-    assert [endpoint.url for endpoint in live_endpoints()] == ["http://10.0.0.5:9001"]
+    assert [endpoint.url for endpoint in selectors.live_endpoints()] == ["http://10.0.0.5:9001"]

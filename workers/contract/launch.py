@@ -35,7 +35,10 @@ class LaunchSpec(Contract):
         False, title="Skip preflight", description="Load the model without checking first that the node is ready."
     )
     priority: Priority = 0
-    retry: RetryPolicy = Field(default_factory=RetryPolicy)
+    retry: RetryPolicy = Field(
+        default_factory=lambda: RetryPolicy(max_attempts=5, after_kill=True, after_crash=True),
+        description="An attempt that ran well for ten minutes begins the count anew.",
+    )
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
@@ -46,3 +49,13 @@ class LaunchSpec(Contract):
                 f"{self.context_length} tokens; use at most {self.context_length - 1}."
             )
         return self
+    replicas: int = Field(
+        1, ge=1, le=64, title="Replicas", description="So many copies, each a job; a request goes to the idlest."
+    )
+    idle_stop_minutes: int = Field(
+        0,
+        ge=0,
+        le=525_600,
+        title="Stop when idle",
+        description="After so many minutes without a request; the next one starts it again. 0: never.",
+    )
