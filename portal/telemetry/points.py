@@ -3,6 +3,8 @@
 Knows nothing of jobs, nor of what is done with the rows.
 """
 
+from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -19,9 +21,13 @@ COLUMNS = ("name", "attempt__number", "seq", "step", "at", "value")
 
 def rows(points: QuerySet[MetricPoint]) -> list[Row]:
     """Their rows, in order of (attempt, seq)."""
-    asked = points.order_by("attempt__number", "seq").values_list(*COLUMNS)
+    asked = points.order_by().values_list(*COLUMNS)
+    return sorted(_fetched(asked), key=itemgetter(1, 2))  # they come nearly so; a database would sort them on its disk
+
+
+def _fetched(asked: "QuerySet[MetricPoint, Row]") -> Iterable[Row]:
     if connection.vendor != "postgresql":
-        return list(asked)
+        return asked
     # Django's cursor has every number written out and parsed again, which takes three times as long.
     connection.ensure_connection()
     sql, params = asked.query.sql_with_params()
