@@ -40,8 +40,9 @@ worker: EXTRAS := worker
 worker: $(VENV)/.installed
 	@$(BIN)/python -m workers
 
+# Two files at a time; a test that starts processes waits for them most of its time.
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

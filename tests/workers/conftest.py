@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 
-from tests.conftest import missing
+from tests.conftest import missing, redis_database
 from workers.artifacts import FsspecStore
 from workers.contract.events import Envelope, StreamBatch
 from workers.contract.names import job_stream
@@ -171,12 +171,12 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """REDIS_URL, or the machine's Redis (database 15), or one started for the tests."""
+    """REDIS_URL, or the machine's Redis, or one started for the tests."""
     given = os.environ.get("REDIS_URL")
     if given:
         yield given
         return
-    local = "redis://127.0.0.1:6379/15"
+    local = f"redis://127.0.0.1:6379/{redis_database()}"
     try:
         redis.Redis.from_url(local, socket_connect_timeout=1).ping()
     except redis.RedisError:
