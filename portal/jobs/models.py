@@ -86,6 +86,9 @@ class Attempt(models.Model):
     ahead = models.JSONField(default=list, blank=True, help_text="[first, last] of stored events beyond a gap.")
     gap_since = models.DateTimeField(null=True, blank=True, help_text="When events were first seen to be missing.")
     checkpoint = models.JSONField(null=True, blank=True, help_text="Contract ResumeInput of its newest checkpoint.")
+    resumed_step = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The step it went on from, as the node said; 0 for one that began anew."
+    )
     lease_until = models.DateTimeField(
         null=True, blank=True, help_text="Renewed by each heartbeat that names it; none before the first."
     )
@@ -113,6 +116,8 @@ class Attempt(models.Model):
 
     def resumed_from(self) -> int | None:
         """The step whose checkpoint it went on from; None for one that began anew."""
+        if self.resumed_step is not None:
+            return self.resumed_step or None
         resume = self.order.get("resume")
         return int(resume["step"]) if resume else None
 

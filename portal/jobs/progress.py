@@ -17,12 +17,13 @@ from workers.contract.finetune import FinetuneSpec
 from workers.contract.order import ResumeInput
 
 
-def mark_started(job_id: int, number: int) -> bool:
-    """The node has started the attempt. False when the attempt is stale or already past that."""
+def mark_started(job_id: int, number: int, resumed_from: int | None = None) -> bool:
+    """The node has started the attempt, going on from that step. False when it is stale or already past that."""
     with transaction.atomic():
         job = Job.objects.get(pk=job_id)
         now = timezone.now()
-        Attempt.objects.filter(job=job, number=number, started_at=None, finished_at=None).update(started_at=now)
+        attempt = Attempt.objects.filter(job=job, number=number, started_at=None, finished_at=None)
+        attempt.update(started_at=now, resumed_step=resumed_from)
         started = job.started_at or now
         if not move(job, Status.RUNNING, attempt=number, expect=Status.DISPATCHED, started_at=started):
             return False

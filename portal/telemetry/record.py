@@ -188,8 +188,8 @@ def _store(attempt: Attempt, envelopes: list[Envelope]) -> None:
 def _apply(attempt: Attempt, event: object) -> None:
     job, number = attempt.job_id, attempt.number
     match event:
-        case Started():
-            services.mark_started(job, number)
+        case Started(resumed_from=step):
+            services.mark_started(job, number, step)
         case Phase(name=name):
             services.report(job, number, phase=name[:80], progress_done=0, progress_total=0, eta_s=None)
         case Ready(url=url, model=model):

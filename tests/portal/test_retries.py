@@ -136,6 +136,17 @@ def test_the_next_attempt_goes_on_from_the_furthest_checkpoint(node: Node) -> No
     assert job.attempts.get(number=3).resumed_from() == 60
 
 
+def test_what_the_node_said_of_where_it_went_on_is_what_is_shown(node: Node) -> None:
+    job = start(make_job(), node)
+    services.checkpoint_stored(Attempt.objects.get(), step=20, uri="store://jobs/1/step-20", sha256=None)
+    for number, (said, shown) in enumerate([(30, 30), (0, None)], 2):
+        end(job, Reason.NODE_LOST)
+        assert services.allocate(Placement(job.pk, node.pk, (node.accelerators.get().pk,)))
+        assert services.mark_started(job.pk, number, said)
+        job.refresh_from_db()
+        assert job.attempts.get(number=number).resumed_from() == shown
+
+
 def test_a_job_is_asked_once_to_make_room(node: Node, live_redis: Any) -> None:
     job = start(make_job(spec={"preemptible": True}), node)
     live_redis.flushdb()
