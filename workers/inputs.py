@@ -17,7 +17,9 @@ from workers.contract.events import AnyEvent, Log, Phase
 from workers.contract.names import ORDER_FILE, UnsafeURI
 from workers.contract.order import DatasetInput, Order, ResumeInput
 from workers.copies import Progress
-from workers.nearby import left_here
+from workers.nearby import RESUME_DIR, left_here
+from workers.parts import joined
+from workers.whole import Torn
 
 Part = TypeVar("Part", bound=Contract)
 Say = Callable[[AnyEvent], object]
@@ -88,9 +90,15 @@ class _Fetching:
             return None
         try:
             resume = self.part(ordered, "resume", ordered.sha256)
+            if ordered.parts:
+                further = [self.part(part, "resume", part.sha256) for part in ordered.parts]
+                whole = joined(
+                    [Path(part.uri) for part in (resume, *further)], run_dir / RESUME_DIR / f"step-{ordered.step}"
+                )
+                resume = ResumeInput(uri=str(whole), step=ordered.step)
         except (StoreUnreachable, NoRoom):
             raise
-        except ArtifactMissing as error:
+        except (ArtifactMissing, Torn) as error:
             # The run can still begin at its beginning.
             self._log(f"The checkpoint of step {ordered.step} can't be had; training begins at the beginning: {error}")
             return None

@@ -27,6 +27,8 @@ def left_here(order: Order, run_dir: Path) -> tuple[ResumeInput, int] | None:
     It is linked into the run directory, so that it stays whatever becomes of the earlier one; and one that is later
     than the ordered one is among the run's own checkpoints as well, for the store.
     """
+    if order.team:
+        return None  # its nodes begin at the same step: the store's
     for step, attempt, folder in sorted(_candidates(order, run_dir.parent), reverse=True):
         if step < max(order.resume_step, 1):
             break

@@ -36,6 +36,9 @@ class Uploads:
         self._may_store = allowed
         self._folder = spool.run_dir / CHECKPOINTS_DIR
         self._kept = order.spec.checkpoints.keep_last if isinstance(order.spec, FinetuneSpec) else 1
+        self._of_several = order.team is not None
+        if self._of_several:
+            self._kept = max(self._kept, 2)  # one at least until every node has stored its part of the next
         self._stored: list[Checkpoint] = []
         self._waiting: list[Checkpoint] = []
         self._busy = False
@@ -82,6 +85,8 @@ class Uploads:
             except Withheld:
                 log.info("Run %s: the checkpoint of step %d may not be stored any more.", self._name, step)
             except Exception as error:
+                if self._of_several:
+                    shutil.rmtree(self._folder / LEAVING, ignore_errors=True)  # the others wait for nothing
                 log.warning("Run %s: the checkpoint of step %d can't be stored.", self._name, step, exc_info=True)
                 with contextlib.suppress(OSError):
                     self._spool.append(

@@ -24,7 +24,7 @@ from workers.contract.launch import LaunchSpec
 from workers.contract.names import EVENTS_FD_ENV, EVENTS_PIPE_ENV, ORDER_FILE, OUTPUT_DIR
 from workers.contract.order import AdapterInput, DatasetInput, ModelInput, Order
 from workers.contract.reasons import Reason
-from workers.runtimes.team import rank
+from workers.runtimes.team import local_rank, rank
 
 STOPPED_EXIT = 1
 """Exit status of a run that SIGTERM ended before it was done."""
@@ -52,10 +52,10 @@ def missing(detail: str) -> RunFailed:
 class Emitter:
     """Writes events as JSON lines to one file descriptor, whole lines from any thread."""
 
-    def __init__(self, descriptor: int, failures_only: bool = False) -> None:
-        """`failures_only`: of a process that isn't the first of its run."""
+    def __init__(self, descriptor: int, only: tuple[type[BaseModel], ...] = ()) -> None:
+        """`only`: events to send of a process that isn't the first of its run; without it, all."""
         self._descriptor = descriptor
-        self._failures_only = failures_only
+        self._only = only
         self._lock = threading.Lock()
 
     @classmethod
@@ -63,12 +63,13 @@ class Emitter:
         """The pipe that the processes of a run share, or the descriptor named by LIFTOFF_EVENTS_FD, else standard
         output."""
         if EVENTS_PIPE_ENV in environment:
-            return cls(os.open(environment[EVENTS_PIPE_ENV], os.O_WRONLY), failures_only=rank() > 0)
+            told = (Failed, Checkpoint) if local_rank() == 0 else (Failed,)
+            return cls(os.open(environment[EVENTS_PIPE_ENV], os.O_WRONLY), told if rank() > 0 else ())
         named = environment.get(EVENTS_FD_ENV)
         return cls(int(named) if named else sys.stdout.fileno())
 
     def emit(self, event: BaseModel) -> None:
-        if not self._failures_only or isinstance(event, Failed):
+        if not self._only or isinstance(event, self._only):
             self.write((event.model_dump_json() + "\n").encode())
 
     def write(self, line: bytes) -> None:

@@ -6,6 +6,7 @@ store, nor of why a run is stopped.
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,12 +17,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from workers.child import RUN_ENV
 from workers.contract.names import CHECKPOINTS_DIR
 from workers.contract.order import ResumeInput
 from workers.runtimes.base import Run, RunFailed, local_path
 from workers.runtimes.finetune.trained import write_trained
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer
-from workers.runtimes.team import all_agree, any_wants
+from workers.runtimes.team import all_agree, any_wants, local_rank
 from workers.whole import Torn, check_whole, fresh_folder, write_whole
 
 PROGRESS_FILE = "progress.json"
@@ -75,16 +77,14 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self.asked = True
 
     def resume(self, given: ResumeInput | None) -> Path | None:
-        """The checkpoint to go on from, its results and figures taken over; None to begin at the beginning."""
-        if given is None:
+        """The checkpoint to go on from, its results and figures taken over; None to begin at the beginning.
+
+        Of several processes each calls it: all go on, or none.
+        """
+        folder, progress = self._read(given) if given else (None, {})
+        if not all_agree(folder is not None) or given is None:
             return None
-        try:
-            folder = local_path(given.uri, "resume.uri")
-            check_whole(folder, given.step)
-            self._progress = json.loads((folder / PROGRESS_FILE).read_text())
-        except (Torn, RunFailed, OSError, ValueError) as error:
-            print(f"The checkpoint of step {given.step} can't be used; training begins at the beginning: {error}")
-            return None
+        self._progress = progress
         self._results.update(self._progress["results"])
         self._narrator.losses = list(self._progress["losses"])
         self._narrator.tokens = self._progress["tokens"]
@@ -96,6 +96,15 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         if self._trainer.feed and self._progress.get("data"):
             self._trainer.feed.go_on(self._progress["data"])
         return folder
+
+    def _read(self, given: ResumeInput) -> tuple[Path | None, dict[str, Any]]:
+        try:
+            folder = local_path(given.uri, "resume.uri")
+            check_whole(folder, given.step)
+            return folder, json.loads((folder / PROGRESS_FILE).read_text())
+        except (Torn, RunFailed, OSError, ValueError) as error:
+            print(f"The checkpoint of step {given.step} can't be used; training begins at the beginning: {error}")
+            return None, {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._begun_at = time.monotonic()
@@ -109,7 +118,14 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         if self.asked:
             control.should_save = control.should_training_stop = True
         elif self._every and state.global_step % self._every == 0:
-            control.should_save = True
+            control.should_save = not any_wants(self._is_behind())
+
+    def _is_behind(self) -> bool:
+        """Whether this node of several has yet to store its part of the last checkpoint: all store those of the same
+        steps, so that there is always one of which every part is kept."""
+        if self._run.order.team is None or RUN_ENV not in os.environ or local_rank() > 0:
+            return False  # without a supervisor nobody stores anything
+        return any(path.is_dir() for path in (self._run.run_dir / CHECKPOINTS_DIR).glob("*"))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._judge(state.global_step)
@@ -130,7 +146,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
     def save(self) -> None:
         """Save the state after the last step, once. Where that fails the run goes on, and the last good one stays.
 
-        Of several processes each calls it: the first makes the folder whole of what all have written into it.
+        Of several processes each calls it: the first of each node makes the folder there whole of what all have
+        written into it.
         """
         step = self._trainer.state.global_step
         if step == self._saved_step:
@@ -139,18 +156,20 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         loss, before = self._loss, self.best
         if self._kept.keep_best and loss is not None and (before is None or loss < before.loss):
             self.best = Best(step, loss)
-        saved = self._lead(folder, step) if self._run.leads else self._follow(fresh_folder(folder, step))
+        saved = self._lead(folder, step) if local_rank() == 0 else self._follow(fresh_folder(folder, step))
         if saved:
             self._saved_step = step
         else:
             self.best = before
 
     def _lead(self, parent: Path, step: int) -> bool:
-        begun = False
+        begun: bool | None = None
 
         def fill(fresh: Path) -> None:
             nonlocal begun
             begun = all_agree(True)
+            if not begun:
+                raise OSError("another node could not begin its part.")
             self._fill(fresh)
 
         saved = False
@@ -159,13 +178,17 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             saved = True
         except (OSError, RuntimeError, SafetensorError) as error:
             print(f"The checkpoint of step {step} could not be saved; the one before it stays: {error}")
-        if not begun:
+        if begun is None:
             all_agree(False)
-        elif all_agree(saved):
-            best = self.best.step if self.best else None
-            prune(parent, self._kept.keep_last, best)
-            self._run.checkpoint(step, folder, size, self._loss, step == best)
-        return saved
+            return False
+        if not begun or not all_agree(saved):
+            if saved:  # and another node's part is not
+                shutil.rmtree(folder, ignore_errors=True)
+            return False
+        best = self.best.step if self.best else None
+        prune(parent, self._kept.keep_last, best)
+        self._run.checkpoint(step, folder, size, self._loss, step == best)
+        return True
 
     def _follow(self, fresh: Path) -> bool:
         if not all_agree(True):
