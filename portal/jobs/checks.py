@@ -10,6 +10,7 @@ from django.db.models import Model, QuerySet
 
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Node
+from portal.jobs import spreading
 from workers.contract.errors import FieldError, Refused, unknown_name
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
@@ -59,6 +60,7 @@ def look_up(spec: FinetuneSpec | LaunchSpec | PreflightSpec, known: Known | None
     dataset = adapter = None
     if isinstance(spec, FinetuneSpec):
         dataset = _dataset(spec, errors, known)
+        errors.found += spreading.refusals(model, spec.parallel) if model else []
     elif isinstance(spec, LaunchSpec):
         adapter = _adapter(spec, errors, known)
     if errors.found:

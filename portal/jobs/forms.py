@@ -69,6 +69,7 @@ GROUPS = {
     "lora": "LoRA",
     "data": "Data",
     "deepspeed": "DeepSpeed",
+    "parallel": "Tensor and pipeline parallel",
     "resources": "Where it runs",
     "retry": "When it fails",
 }

@@ -4,14 +4,18 @@ Writes nothing. Knows neither models' shapes nor what an answer says.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from portal.catalog.models import Dataset, ModelProfile
 from portal.fleet.models import Node
+from portal.jobs import spreading
 from portal.jobs.plan_names import GIB, WHOLE_FLEET, resolve_hardware
 from portal.planner.answer import Plan
 from portal.planner.hardware import Fleet
 from portal.planner.request import Fixed, Number, PlanRequest, Workload
+from workers.contract.errors import from_pydantic
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 
@@ -37,8 +41,8 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
             attention="sdpa",
         )
         return PlanRequest(workload=workload, fixed=fixed, **common)
-    devices = spec.resources.devices
-    batch = spec.micro_batch * spec.gradient_accumulation * devices
+    parallel = spec.parallel
+    batch = spec.micro_batch * spec.gradient_accumulation * spec.data_parallel
     workload = Workload(
         goal="full" if spec.method == "partial" else spec.method,
         context=spec.context_length,
@@ -50,12 +54,12 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
     fixed = Fixed(
         precision=number,
         quantization="nf4" if spec.method == "qlora" else "none",
-        zero_stage=spec.deepspeed.zero_stage if spec.deepspeed else 0,
+        zero_stage=_zero_stage(spec),
         offload_optimizer=spec.deepspeed is not None and spec.deepspeed.offload_optimizer != "none",
         offload_parameters=spec.deepspeed is not None and spec.deepspeed.offload_parameters != "none",
-        tensor_parallel=1,
-        pipeline_parallel=1,
-        data_parallel=devices,
+        tensor_parallel=parallel.tensor,
+        pipeline_parallel=parallel.pipeline,
+        data_parallel=spec.data_parallel,
         micro_batch=spec.micro_batch,
         gradient_checkpointing=spec.gradient_checkpointing,
         attention="sdpa",
@@ -71,15 +75,13 @@ def unusable(plan: Plan, request: PlanRequest) -> str | None:
         return f"A fine-tune job trains QLoRA on nf4 weights, not on {method.quantization}."
     if method.devices > 1 and request.workload.goal == "infer":
         return f"A launch runs on one device, and this plan takes {method.devices}; choose a plan with one."
-    if method.tensor > 1 or method.pipeline > 1:
-        return "A fine-tune splits its batches over devices, not the model; choose a plan without tensor and pipeline."
     if plan.nodes > 1:
         return f"A job runs on one node, and this plan takes {plan.nodes}; choose a plan with one."
     if method.quantization not in WORKABLE:
         return f"A launch loads int8 or nf4 weights, not {method.quantization}."
     if not ModelProfile.objects.filter(name=request.model).exists():
         return f"{request.model} is known by its shape only; add a model profile with its weights first."
-    return None
+    return _unspreadable(plan, request) if request.workload.goal != "infer" else None
 
 
 def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
@@ -110,15 +112,43 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
         "method": workload.goal,
         "lora__rank": workload.lora_rank,
         "lora__target_modules": workload.lora_targets,
-        "resources__devices": method.data,
+        "resources__devices": method.devices,
     }
     if method.checkpointing:
         values["gradient_checkpointing"] = "on"
-    if method.zero_stage:
+    if method.tensor > 1 or method.pipeline > 1:
+        values |= {"parallel__tensor": method.tensor, "parallel__pipeline": method.pipeline}
+    if method.zero_stage and method.tensor == 1:
         values["deepspeed__zero_stage"] = method.zero_stage
         values["deepspeed__offload_optimizer"] = "cpu" if method.offload_optimizer else "none"
         values["deepspeed__offload_parameters"] = "cpu" if method.offload_parameters else "none"
     return {name: str(value) for name, value in values.items()}
+
+
+def _zero_stage(spec: FinetuneSpec) -> Literal[0, 1, 2, 3]:
+    """Tensor-parallel devices shard all over the copies of the model, as ZeRO 3 does."""
+    if spec.deepspeed is not None:
+        return spec.deepspeed.zero_stage
+    return 3 if spec.parallel.tensor > 1 and spec.data_parallel > 1 else 0
+
+
+def _unspreadable(plan: Plan, request: PlanRequest) -> str | None:
+    """Why a fine-tune can't spread the model as the plan does."""
+    method = plan.method
+    if method.tensor > 1 and (method.offload_optimizer or method.offload_parameters):
+        return "A fine-tune offloads nothing where devices share its layers; choose a plan without one of the two."
+    if method.tensor > 1 and method.data > 1 and method.zero_stage != 3:
+        return "Where devices share its layers, a fine-tune shards all over the copies of the model; choose ZeRO 3."
+    spec: dict[str, Any] = {"dataset": "any"}
+    for name, value in form_values(plan, request).items():
+        group, _, field = name.rpartition("__")
+        (spec.setdefault(group, {}) if group else spec)[field] = value
+    try:
+        asked = FinetuneSpec.model_validate(spec)
+    except ValidationError as error:
+        return from_pydantic(error)[0].message
+    model = ModelProfile.objects.get(name=request.model)
+    return next((error.message for error in spreading.refusals(model, asked.parallel)), None)
 
 
 def _devices(plan: Plan, hardware: str) -> dict[str, Any]:

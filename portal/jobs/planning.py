@@ -5,6 +5,7 @@ Calibrated by what earlier runs here measured. Writes nothing. Knows nothing of 
 
 from typing import Any
 
+from portal.jobs import spreading
 from portal.jobs.measurements import calibration, rules
 from portal.jobs.plan_names import fleet_for, hardware_names, model_names, resolve_hardware, resolve_model
 from portal.jobs.plan_specs import form_values, of_spec, unusable
@@ -33,8 +34,10 @@ def answer(request: PlanRequest, model_config: dict[str, Any] | None = None) -> 
 def judge(spec: FinetuneSpec | LaunchSpec) -> PlanAnswer:
     """Whether a job of this spec fits where it may run, how fast it is, and what would fit.
 
-    Raises Refused at 'model' or 'resources'.
+    Raises Refused at 'model', 'parallel…' or 'resources'.
     """
+    if isinstance(spec, FinetuneSpec):
+        spreading.check(spec)
     shape = resolve_model(spec.model)
     fleet = fleet_for(spec.resources)
     return plan(of_spec(spec, fleet), shape, fleet, rules(), calibration())

@@ -12,12 +12,11 @@ def ds_config_text(spec: FinetuneSpec) -> str:
     """What the run's config will say; '' where it uses no DeepSpeed. What only the node can tell is marked."""
     if spec.deepspeed is None:
         return ""
-    resources = spec.resources
     config = ds_config(
         spec,
-        resources.devices * resources.nodes,
+        spec.data_parallel,
         spec.precision,
-        resources.device_kind != "cpu",
+        spec.resources.device_kind != "cpu",
         spec.deepspeed.nvme_path or RUN_FOLDER,
     )
     return json.dumps(config, indent=2)

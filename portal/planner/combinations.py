@@ -9,6 +9,7 @@ bitsandbytes' and vLLM's tables of supported hardware; FlashAttention-2's README
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Literal
 
 from portal.planner.hardware import DeviceSpec
 from portal.planner.request import Method, Workload
@@ -31,7 +32,7 @@ def impossible(shape: ModelShape, workload: Workload, method: Method, device: De
 
 def _reasons(shape: ModelShape, workload: Workload, method: Method, device: DeviceSpec) -> Iterator[str]:
     yield from _workload(shape, workload)
-    yield from _split(shape, method)
+    yield from (sentence for _, sentence in uneven(shape, method.tensor, method.pipeline))
     yield from _numbers(shape, method, device)
     yield from _quantized(workload, method, device)
     if workload.goal != "infer":
@@ -64,13 +65,15 @@ def _targets(shape: ModelShape, targets: str) -> str | None:
     return ", ".join(sorted({tensor.name.split(".")[-2] for tensor in targeted(shape, "all-linear")}))
 
 
-def _split(shape: ModelShape, method: Method) -> Iterator[str]:
-    if method.pipeline > shape.depth:
+def uneven(shape: ModelShape, tensor: int, pipeline: int) -> Iterator[tuple[Literal["tensor", "pipeline"], str]]:
+    """Which of the two degrees the model can't be split by, and why."""
+    if pipeline > shape.depth:
         yield (
-            f"{method.pipeline} pipeline stages are more than the {shape.depth} layers of {shape.name}; use at most "
-            f"{shape.depth}."
+            "pipeline",
+            f"{pipeline} pipeline stages are more than the {shape.depth} layers of {shape.name}; use at most "
+            f"{shape.depth}.",
         )
-    if method.tensor == 1:
+    if tensor == 1:
         return
     rules: tuple[tuple[Callable[[ModelShape, int], bool], str], ...] = (
         (_splits_heads, f"the {shape.heads} attention heads"),
@@ -78,9 +81,9 @@ def _split(shape: ModelShape, method: Method) -> Iterator[str]:
         (_splits_mlp, f"the MLP of {shape.layers[0].mlp.width:,}"),
     )
     for allows, what in rules:
-        if not allows(shape, method.tensor):
+        if not allows(shape, tensor):
             works = ", ".join(str(degree) for degree in range(1, MOST_TENSOR + 1) if _splits(shape, degree))
-            yield f"{method.tensor} tensor-parallel devices can't share {what} of {shape.name} evenly; use {works}."
+            yield "tensor", f"{tensor} tensor-parallel devices can't share {what} of {shape.name} evenly; use {works}."
 
 
 def _splits(shape: ModelShape, degree: int) -> bool:

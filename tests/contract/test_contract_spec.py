@@ -14,6 +14,7 @@ from workers.contract.errors import from_pydantic
 from workers.contract.finetune import CheckpointSettings, DataSettings, FinetuneSpec, LoraSettings
 from workers.contract.launch import LaunchSpec
 from workers.contract.order import Order
+from workers.contract.parallel import ParallelSettings
 from workers.contract.resources import Resources, RetryPolicy
 from workers.contract.spec import JOB_SPEC, PreflightSpec
 
@@ -38,6 +39,7 @@ FORM_MODELS = [
     DataSettings,
     CheckpointSettings,
     DeepSpeedSettings,
+    ParallelSettings,
     Resources,
     RetryPolicy,
 ]

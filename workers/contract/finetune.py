@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from workers.contract.base import SPEC_VERSION, Contract, Precision, Priority, Slug, Version
 from workers.contract.deepspeed import DeepSpeedSettings
+from workers.contract.parallel import ParallelSettings, refusals
 from workers.contract.resources import Resources, RetryPolicy
 
 TuneMethod = Literal["lora", "qlora", "full", "partial"]
@@ -156,12 +157,24 @@ class FinetuneSpec(Contract):
     lora: LoraSettings = Field(default_factory=LoraSettings)
     data: DataSettings = Field(default_factory=DataSettings)
     deepspeed: DeepSpeedSettings | None = Field(None, title="DeepSpeed", description="Absent: the plain trainer.")
+    parallel: ParallelSettings = Field(default_factory=ParallelSettings)
     resources: Resources = Field(default_factory=Resources)
 
     @property
     def makes_adapter(self) -> bool:
         """Whether the result is a LoRA adapter; else it is a whole model."""
         return self.method in ("lora", "qlora")
+
+    @property
+    def data_parallel(self) -> int:
+        """Copies of the model that train on different data."""
+        return self.resources.devices * self.resources.nodes // self.parallel.split
+
+    @model_validator(mode="after")
+    def _can_be_spread(self) -> Self:
+        for refusal in refusals(self):
+            raise ValueError(refusal)
+        return self
 
     @model_validator(mode="after")
     def _checkpoints_to_judge(self) -> Self:

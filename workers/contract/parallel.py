@@ -104,5 +104,3 @@ def _neither(spec: "FinetuneSpec", split: str) -> Iterator[str]:
         yield f"precision: {spec.precision} doesn't work over {split}; use bf16, fp32 or auto."
     if spec.precision == "fp8":
         yield f"precision: fp8 can't be combined with {split}; use bf16, fp32 or auto."
-    if spec.objective == "dpo":
-        yield f"objective: dpo needs a second model beside the trained one, which can't be had over {split}; use sft."
