@@ -7,9 +7,6 @@ from typing import NoReturn
 
 import pytest
 
-LAST_DATABASE = 15
-"""Of a Redis as it is by default; portals use the first ones."""
-
 
 def missing(reason: str) -> NoReturn:
     """Skip for want of something, or fail where LIFTOFF_REQUIRE_ALL says that all of it must be there."""
@@ -18,11 +15,12 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def redis_database() -> int:
-    """The number of the Redis database that this one of the testing processes may empty."""
-    return LAST_DATABASE - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+def own_database(url: str) -> str:
+    """The Redis database that this one of the testing processes may empty: the one named, or one before it."""
+    server, _, last = url.rpartition("/")
+    return f"{server}/{int(last) - int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
 
 
 def pytest_configure() -> None:
     if url := os.environ.get("TEST_REDIS_URL"):
-        os.environ["TEST_REDIS_URL"] = f"{url.rpartition('/')[0]}/{redis_database()}"
+        os.environ["TEST_REDIS_URL"] = own_database(url)

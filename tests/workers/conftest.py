@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 
-from tests.conftest import missing, redis_database
+from tests.conftest import missing, own_database
 from workers.artifacts import FsspecStore
 from workers.contract.events import Envelope, StreamBatch
 from workers.contract.names import job_stream
@@ -176,7 +176,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    local = f"redis://127.0.0.1:6379/{redis_database()}"
+    local = own_database("redis://127.0.0.1:6379/15")
     try:
         redis.Redis.from_url(local, socket_connect_timeout=1).ping()
     except redis.RedisError:
