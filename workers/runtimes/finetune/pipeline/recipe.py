@@ -64,6 +64,7 @@ def finetune_in_stages(run: Run) -> None:
     gc.collect()  # the stage, so that the whole model has room
     if run.device_kind == "cuda":
         torch.cuda.empty_cache()
+    all_agree(True)
     if test:
         run.phase("evaluating after")
         trained = ModelInput(name=run.model.name, uri=str(run.output_dir / MODEL_DIR))
