@@ -40,7 +40,7 @@ def sharding(spec: FinetuneSpec, config: Any) -> DistributedConfig | None:
             "use 1."
         )
     if spec.makes_adapter and (getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None)):
-        raise invalid("parallel.tensor: a mixture's experts can't be shared with adapters on them; use 1, or method full.")
+        raise invalid("parallel.tensor: a mixture's experts can't be shared and have adapters; use 1, or method full.")
     heads = {"attention heads": text.num_attention_heads, "key-value heads": text.num_key_value_heads}
     for what, count in heads.items():
         if count % degree:
