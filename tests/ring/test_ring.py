@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.ring.second_node import runs_on, second_node
 from tests.stack import Portal, poll, running_portal
 
 pytestmark = pytest.mark.timeout(600)
@@ -129,6 +130,56 @@ def test_a_preflight_ends_on_its_nodes_page(portal: Portal) -> None:
     assert node["preflight"]["lines"] == done["results"]["preflight"]["lines"]
     assert {"model", "packages", "disk read", "all-reduce"} <= {line["name"] for line in node["preflight"]["lines"]}
     poll(lambda: not processes_of(portal, job), "the end of its processes", 5)
+
+
+def test_two_nodes_train_one_job_and_a_killed_process_of_one_ends_the_attempt_on_both(
+    portal: Portal, tmp_path: Path
+) -> None:
+    """The last of those that share the portal: it leaves a node behind."""
+    if "DATABASE_URL" in portal.env:
+        pytest.skip("the database makes no difference to what nodes say to one another")
+    spec = {
+        **LONG,
+        "checkpoint_every": 20,
+        "deepspeed": {"zero_stage": 2},
+        "resources": {"nodes": 2},
+        "retry": {"after_kill": True, "backoff_s": 0},
+    }
+    with second_node(portal, tmp_path) as second:
+        job = portal.submit(spec)
+        # Where the first node has stored a second checkpoint, every node has stored the first.
+        portal.wait(job, lambda job: _steps_since_the_second_checkpoint(portal, job["id"]) >= 3, "two checkpoints")
+        first = portal.job(job)
+        assert [one["node"] for one in first["team"]["nodes"]] == ["second", "test-node"]
+        assert first["team"]["endpoint"].startswith("127.0.0.2:")
+        assert first["team"]["nodes"][0]["settings"] == {"GLOO_SOCKET_IFNAME": "lo"}
+        max(runs_on(tmp_path), key=lambda process: process.memory_info().rss).kill()
+        ended = portal.wait(job, lambda job: job["attempt"] == 2 and job["attempts"][0]["finished_at"], "the next try")
+        assert ended["attempts"][0]["reason"] == "killed"
+        before = _losses(portal, job, 1)
+        last = max(before)
+        again = portal.wait(job, lambda job: last in _losses(portal, job["id"], 2), f"step {last} again")
+        step, after = again["attempts"][1]["resumed_from"], _losses(portal, job, 2)
+        assert step
+        assert min(after) == step + 1
+        assert {at: after[at] for at in range(step + 1, last + 1)} == pytest.approx(
+            {at: before[at] for at in range(step + 1, last + 1)}, rel=1e-5
+        )
+        portal.client.post(f"/api/v1/jobs/{job}/cancel").raise_for_status()
+        poll(lambda: portal.job(job)["status"] == "cancelled", f"the end on {second} as well", 20)
+        poll(lambda: not processes_of(portal, job) + runs_on(tmp_path), "the end of its processes", 20)
+
+
+def _steps_since_the_second_checkpoint(portal: Portal, job: int) -> int:
+    events = portal.client.get(f"/api/v1/jobs/{job}/events").raise_for_status().json()["events"]
+    stored = [event["step"] for event in events if event["type"] == "checkpoint"]
+    return max(_losses(portal, job, 1), default=0) - stored[-1] if len(stored) > 1 else 0
+
+
+def _losses(portal: Portal, job: int, attempt: int) -> dict[int, float]:
+    """Step → loss."""
+    answer = portal.client.get(f"/api/v1/jobs/{job}/metrics", params={"names": "loss", "attempt": attempt})
+    return {point["step"]: point["value"] for point in answer.raise_for_status().json().get("loss", [])}
 
 
 def test_everything_ends_with_the_parent_and_the_next_start_finds_it_again(tmp_path: Path) -> None:
