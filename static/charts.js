@@ -7,13 +7,19 @@ const NAMES = {
   cpu_percent: "CPU of the run",
   rss_bytes: "Memory of the run (RSS)",
   ttft_s: "Time to first token",
-  requests_total: "Requests",
-  tokens_out_total: "Tokens out",
+  tpot_s: "Time of a token",
+  latency_s: "Time of an answer",
+  queue_depth: "Requests waiting",
+  running: "Requests being answered",
+  kv_cache_used: "KV cache used",
 };
 const ORDER = Object.keys(NAMES);
+  requests_per_s: "Requests/s",
+  tokens_out_per_s: "Tokens/s out",
+  tokens_in_per_s: "Tokens/s in",
 const MAX_POINTS = 20_000;
-const NOT_DRAWN = new Set(["epoch"]); // a straight line: the progress says it
-const FROM_ZERO = /_(bytes|percent|w|total)$|^(tokens_per_s|ttft_s)$/; // amounts, whose noise would else fill the chart
+const NOT_DRAWN = /^epoch$|_p\d+_s$|^(errors_.*|requests|tokens_(in|out))_total$|^model_bytes$/; // straight lines, and what is told as figures
+const FROM_ZERO = /_(bytes|percent|w|total|per_s)$|^(ttft_s|tpot_s|latency_s|queue_depth|running|kv_cache_used)$/; // amounts, whose noise would else fill the chart
 const TIME_STEPS = [1, 2, 5, 10, 30, ...[1, 2, 5, 10, 30, 60, 120, 360, 720, 1440, 10_080].map((minutes) => minutes * 60)];
 const BYTE_STEPS = Array.from({ length: 50 }, (_, power) => 2 ** power);
 
@@ -29,10 +35,11 @@ export const format = (series, value) => {
   if (series.endsWith("_bytes")) return value >= 2 ** 30 ? `${Number((value / 2 ** 30).toFixed(2))} GiB` : `${(value / 2 ** 20).toFixed(0)} MiB`;
   if (series.endsWith("_percent")) return `${value.toFixed(0)} %`;
   if (series.endsWith("_w")) return `${value.toFixed(0)} W`;
-  if (series.endsWith("_s") && series !== "tokens_per_s") return `${value.toFixed(2)} s`;
+  if (series.endsWith("_s") && !series.endsWith("_per_s")) return value && value < 0.1 ? `${Number((value * 1000).toPrecision(3))} ms` : `${value.toFixed(2)} s`;
   const size = Math.abs(value);
   return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 };
+  if (series === "kv_cache_used") return `${(value * 100).toFixed(0)} %`;
 
 const duration = (s) => {
   if (s < 120) return `${Math.round(s)} s`;
@@ -141,7 +148,7 @@ export class Charts {
   }
 
   push(series, attempt, step, at, value) {
-    if (attempt < this.attempt || NOT_DRAWN.has(series)) return;
+    if (attempt < this.attempt || NOT_DRAWN.test(series)) return;
     if (attempt > this.attempt) {
       this.attempt = attempt;
       for (const chart of this.charts.values()) chart.clear();

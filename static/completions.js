@@ -9,14 +9,14 @@ export class Refused extends Error {
   }
 }
 
-// Yields {text}, {finish} and {usage}. Throws Refused, or AbortError when `signal` stops it.
+// Yields {text}, {finish}, {usage}, and {status} while the model is being started. Throws Refused, or AbortError when `signal` stops it.
 export async function* complete(body, { csrf, signal }) {
   let answer;
   try {
     answer = await fetch("/v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-CSRFToken": csrf },
-      body: JSON.stringify({ ...body, stream: true }),
+      body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
       signal,
     });
   } catch (error) {
@@ -25,7 +25,9 @@ export async function* complete(body, { csrf, signal }) {
   if (!answer.ok || !answer.headers.get("content-type")?.startsWith("text/event-stream")) throw await refusal(answer);
   let ended = false;
   try {
-    for await (const data of events(answer.body)) {
+    for await (const { comment, data } of events(answer.body)) {
+      if (comment) yield { status: comment };
+      if (!data) continue;
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Refused(chunk.error);
@@ -57,7 +59,7 @@ async function refusal(answer) {
   }
 }
 
-// The data of each server-sent event of a body.
+// The data and the comment of each server-sent event of a body.
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -68,8 +70,9 @@ async function* events(body) {
       const parts = (rest + value).split(/\r?\n\r?\n/);
       rest = parts.pop();
       for (const part of parts) {
-        const data = part.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart());
-        if (data.length) yield data.join("\n");
+        const lines = part.split(/\r?\n/);
+        const of = (start) => lines.filter((line) => line.startsWith(start)).map((line) => line.slice(start.length).trimStart()).join("\n");
+        yield { comment: of(":"), data: of("data:") };
       }
     }
   } finally {

@@ -1,11 +1,13 @@
 // The live job page: history, then live events from one cursor on; state changes redraw the upper part.
 import { Charts } from "./charts.js";
+import { Figures } from "./serving.js";
 import { connect } from "./socket.js";
 
 const root = document.getElementById("job");
 const log = document.getElementById("log");
 const follow = document.getElementById("follow");
 const charts = new Charts(document.getElementById("charts"));
+const figures = new Figures(document.getElementById("serving"));
 const MAX_LINES = 3000;
 let cursor = "";
 let seen = [0, 0];
@@ -16,6 +18,11 @@ const advance = (text) => {
   cursor = text;
   seen = text.split(".").map(Number);
 };
+
+function push(series, attempt, step, at, value) {
+  charts.push(series, attempt, step, at, value);
+  figures.show(series, value);
+}
 
 function addLines(lines) {
   if (!lines.length) return;
@@ -69,7 +76,7 @@ const handlers = {
   history: ({ metrics, logs, cursor: to }) => {
     const points = Object.entries(metrics).flatMap(([series, list]) => list.map((point) => [series, ...point]));
     points.sort((a, b) => a[4] - b[4] || a[5] - b[5]);
-    for (const [series, step, at, value, attempt] of points) charts.push(series, attempt, step, at, value);
+    for (const [series, step, at, value, attempt] of points) push(series, attempt, step, at, value);
     addLines(logs);
     advance(to);
     live = true;
@@ -78,7 +85,7 @@ const handlers = {
     const lines = [];
     for (const event of events) {
       if (!newer(event.attempt, event.seq)) continue;
-      if (event.type === "metric") for (const [series, value] of Object.entries(event.values)) charts.push(series, event.attempt, event.step, event.at, value);
+      if (event.type === "metric") for (const [series, value] of Object.entries(event.values)) push(series, event.attempt, event.step, event.at, value);
       else if (event.type === "log") lines.push(event);
       else if (event.type === "progress") showProgress(event);
       else if (event.type === "phase") showPhase(event.name);

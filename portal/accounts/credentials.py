@@ -6,13 +6,15 @@ For views outside the REST router, which has its own. Knows nothing of what is a
 from enum import Enum
 from typing import NamedTuple
 
-from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from django.middleware.csrf import CsrfViewMiddleware
 
 from portal.accounts.models import ApiToken
 from portal.accounts.services import live_token
+from portal.lately import Lately
+
+_tokens: Lately[str, ApiToken | None] = Lately(live_token)
 
 
 class Denied(Enum):
@@ -40,7 +42,7 @@ async def caller(request: HttpRequest) -> Caller | Denied:
     things."""
     sent = bearer(request)
     if sent is not None:
-        token = await sync_to_async(live_token)(sent)
+        token = await _tokens.get(sent)
         return Caller(token.user, token) if token else Denied.UNKNOWN
     user = await request.auser()
     if not isinstance(user, User) or not user.is_active:

@@ -26,10 +26,24 @@ from workers.contract.preflight import RESULT, Report
 from workers.contract.sweep import RESULT as SWEEP
 from workers.contract.sweep import Sweep
 
-DRAWN = ("status", "reason", "attempt", "queue", "endpoint", "adapter", "made_model", "artifacts", "results")
+DRAWN = (
+    "status",
+    "reason",
+    "attempt",
+    "queue",
+    "endpoint",
+    "replicas",
+    "adapter",
+    "made_model",
+    "artifacts",
+    "results",
+)
 """What of a snapshot the server draws: the page asks for it again when a newer snapshot differs."""
 
-RESULT_ROWS = (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("loss", "Loss a token"), ("rows", "Rows"))
+RESULT_ROWS = (
+    ("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("reward_accuracy", "Chosen answer preferred"),
+    ("reward_margin", "Reward margin"), ("loss", "Loss"), ("rows", "Rows"),
+)  # fmt: skip
 
 
 @require_safe

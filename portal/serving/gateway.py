@@ -16,6 +16,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from portal.accounts.credentials import Caller, Denied, caller
 from portal.jobs.models import Job
+from portal.lately import Lately
 from portal.serving import models_list
 from portal.serving.answers import RETRY_S, failure, upstream_failure
 from portal.serving.holding import Hold
@@ -24,6 +25,8 @@ from portal.serving.models import Endpoint
 from portal.serving.selectors import launch_behind, serving
 from portal.serving.upstream import Unreachable, send, why
 from portal.serving.waking import NotWoken, awaken
+
+_endpoints: Lately[str, list[Endpoint]] = Lately(serving)
 
 Answer = HttpResponse | StreamingHttpResponse
 View = Callable[..., Coroutine[Any, Any, Answer]]
@@ -90,6 +93,8 @@ def _completions(path: str) -> View:
         hold = Hold(admission)
         try:
             answer = await _answer(hold, caller, path, body)
+        except Unreachable as failed:
+            answer = _gone(failed.endpoint, failed.error)
         except BaseException:
             hold.release()
             raise
@@ -121,7 +126,15 @@ async def _answer(hold: Hold, caller: Caller, path: str, body: dict[str, Any]) -
     model = body["model"]
     if "\0" in model:
         return await _unknown_model(model)
-    endpoints = await sync_to_async(serving)(model)
+    endpoints = await _endpoints.get(model)
+    if endpoints:
+        try:
+            return await _pass_on(hold, endpoints, path, body)
+        except Unreachable:
+            now = await _endpoints.read(model)
+            if {endpoint.pk for endpoint in now} == {endpoint.pk for endpoint in endpoints}:
+                raise
+            endpoints = now  # what was known was a moment old
     if endpoints:
         return await _pass_on(hold, endpoints, path, body)
     launch = await sync_to_async(launch_behind)(model)
@@ -150,6 +163,8 @@ async def _once_awake(hold: Hold, caller: Caller, launch: Job, path: str, body: 
         answer: Answer = await _pass_on(hold, endpoints, path, body)
     except NotWoken as error:
         answer = _asleep(error)
+    except Unreachable as failed:
+        answer = _gone(failed.endpoint, failed.error)
     finally:
         if not endpoints:
             hold.release()
@@ -177,14 +192,12 @@ async def _unknown_model(model: str) -> JsonResponse:
 
 
 async def _pass_on(hold: Hold, endpoints: list[Endpoint], path: str, body: dict[str, Any]) -> Answer:
+    """Raises Unreachable."""
     try:
         content = json.dumps({**body, "model": endpoints[0].model_name}, allow_nan=False).encode()
     except ValueError:
         return failure(400, "The body holds NaN or an infinite number, which JSON has not.", code="invalid_json")
-    try:
-        endpoint, answer = await send(hold, endpoints, path, content)
-    except Unreachable as failed:
-        return _gone(failed.endpoint, failed.error)
+    endpoint, answer = await send(hold, endpoints, path, content)
     if answer.headers.get("content-type", "").startswith("text/event-stream"):
         return _event_stream(_relay(hold, endpoint, answer), answer.status_code)
     try:

@@ -4,4 +4,7 @@ from django.urls import path
 
 from portal.serving import views
 
-urlpatterns = [path("chat/<int:pk>/", views.chat, name="chat")]
+urlpatterns = [
+    path("chat/<int:pk>/", views.chat, name="chat"),
+    path("playground/", views.playground, name="playground"),
+]

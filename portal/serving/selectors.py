@@ -17,24 +17,31 @@ def live_endpoints() -> QuerySet[Endpoint]:
     node."""
     return (
         Endpoint.objects.select_related("attempt__job__owner", "attempt__node")
+        .defer("attempt__order", "attempt__predicted", "attempt__ahead", "attempt__checkpoint")
         .filter(
             attempt__job__status=Status.RUNNING,
             attempt__number=F("attempt__job__attempt_number"),
             attempt__preempt_asked_at=None,
         )
-        .defer("attempt__order", "attempt__predicted", "attempt__ahead", "attempt__checkpoint")
         .order_by("-attempt__job_id", "-pk")
     )
+
+
+NEEDED = (
+    "url", "model_name", "ready_at", "asked_at", "attempt__number", "attempt__job__spec", "attempt__job__replica_of",
+)  # fmt: skip
+"""All that passing a request on needs."""
 
 
 def serving(model: str) -> list[Endpoint]:
     """The live endpoints that may answer for `model`: those of the newest launch of a model or adapter of that name
     with all its replicas, or of launch 'job-<id>'."""
-    named = list(live_endpoints().filter(model_name=model))
+    live = live_endpoints().select_related(None).select_related("attempt__job").only(*NEEDED)
+    named = list(live.filter(model_name=model))
     if named:
         return [endpoint for endpoint in named if endpoint.launch == named[0].launch]
     number = _number(model)
-    return list(live_endpoints().filter(_of_launch(number))) if number else []
+    return list(live.filter(_of_launch(number))) if number else []
 
 
 def launch_behind(model: str) -> Job | None:

@@ -1,4 +1,5 @@
-"""The chat page of a launch: the chat once the model answers, else what it waits for. Reads, writes nothing.
+"""The chat page of a launch: the chat once the model answers, else what it waits for; and the playground, where two
+models answer the same prompt. Reads, writes nothing.
 
 Knows nothing of the conversation: the browser holds it and asks the gateway.
 """
@@ -16,7 +17,8 @@ from portal.catalog.selectors import get_adapter
 from portal.jobs.lifecycle import FINAL, Status
 from portal.jobs.models import Job
 from portal.jobs.selectors import get_job
-from portal.serving.selectors import live_endpoint, request_name
+from portal.serving import models_list
+from portal.serving.selectors import JOB_PREFIX, live_endpoint, request_name
 from workers.contract.launch import LaunchSpec
 from workers.contract.prompts import label_instruction
 
@@ -60,7 +62,7 @@ def chat(request: SignedInRequest, pk: int) -> HttpResponse:
         "endpoint": endpoint,
         "training": training,
         "curl": {
-            "url": request.build_absolute_uri("/v1/chat/completions"),
+            "url": request.build_absolute_uri("/v1"),
             "model": request_name(endpoint),
         },
     }
@@ -80,3 +82,23 @@ def _training(adapter: str | None) -> Training | None:
     texts = (str(row.get("text", "")) for row in dataset.preview)
     short = [text for text in texts if 0 < len(text) <= EXAMPLE_CHARACTERS]
     return Training(dataset.name, label_instruction(dataset.labels), tuple(short[:EXAMPLES]))
+
+
+@require_safe
+@login_required
+def playground(request: SignedInRequest) -> HttpResponse:
+    """Any launched model, or two side by side. `?model=` and `?with=` choose them: a name, or 'job-<id>'."""
+    choices = models_list.choices()
+    names = [_name(request.GET.get(key, ""), choices) for key in ("model", "with")]
+    first = names[0] or (choices[0].name if choices else "")
+    context = {
+        "choices": choices,
+        "panes": [("one", "Model", first), ("two", "Beside it", names[1])],
+        "url": request.build_absolute_uri("/v1"),
+    }
+    return render(request, "serving/playground.html", context)
+
+
+def _name(asked: str, choices: list[models_list.Choice]) -> str:
+    """The name of the choice that is meant; '' for none."""
+    return next((choice.name for choice in choices if asked in (choice.name, f"{JOB_PREFIX}{choice.launch}")), "")

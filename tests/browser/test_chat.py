@@ -117,6 +117,26 @@ def test_the_curl_command_is_the_request(page: Page, launched: int) -> None:
     expect(command).to_contain_text("Bearer $LIFTOFF_TOKEN")
 
 
+def test_the_playground_asks_two_models_the_same_and_shows_the_request(page: Page, launched: int) -> None:
+    page.goto(f"/playground/?model=job-{launched}")
+    page.locator("#model-two").select_option(index=1)
+    expect(page.get_by_label("Temperature")).to_have_value("0.7")
+    page.get_by_label("Top p").fill("0.5")
+    expect(page.locator("output[for=top_p]")).to_have_text("0.5")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        say(page, "Where is my parcel?")
+    assert sent.value.post_data_json["top_p"] == 0.5
+    figures = re.compile(r"first token after [\d.]+ s · [\d.]+ tokens/s · \d+ tokens")
+    expect(page.locator("#pane-one .stats")).to_have_text(figures, timeout=60_000)
+    expect(page.locator("#pane-two .stats")).to_have_text(figures, timeout=60_000)
+    assert page.locator("#pane-one .assistant").text_content() == page.locator("#pane-two .assistant").text_content()
+    page.get_by_text("From a program").click()
+    page.get_by_role("button", name="Copy as Python").click()
+    expect(page.locator("#snippet")).to_contain_text('messages=[\n        {\n            "role": "user"')
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.locator(".turn")).to_have_count(0)
+
+
 def test_a_launch_that_waits_opens_into_its_chat_and_says_when_it_ends(
     page: Page, portal: Portal, launched: int
 ) -> None:

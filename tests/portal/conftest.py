@@ -20,6 +20,7 @@ def own_store(settings: Settings, tmp_path: Path) -> Path:
     """Artifacts of a test stay in its own folder; so does what it may read."""
     settings.LIFTOFF_STORE = f"file://{tmp_path / 'store'}"
     settings.LIFTOFF_ALLOWED_ROOTS = (str(tmp_path),)
+    settings.LIFTOFF_GATEWAY_REMEMBERS_S = 0  # the next test's database is another
     return tmp_path
 
 

@@ -34,8 +34,8 @@ def serving(app: Any) -> Iterator[str]:
 
 
 class FakeModel:
-    """Answers /v1/chat/completions. What it does is the last message: hello, wait, break, endless, refuse, full,
-    garbage."""
+    """Answers /v1/chat/completions. What it does is the last message: hello, wait, break, endless, think, refuse,
+    full, garbage."""
 
     def __init__(self) -> None:
         self.authorization = ""
@@ -56,6 +56,9 @@ class FakeModel:
         if wish == "refuse":
             error = {"error": {"message": "max_tokens: 9 is too much.", "type": "invalid_request_error"}}
             return await self._whole(send, 400, json.dumps(error).encode())
+        if wish == "think":
+            assert (await receive())["type"] == "http.disconnect"
+            return self.left.set()
         if wish == "full":
             full = {"error": {"message": "Full.", "type": "rate_limit_error", "param": None, "code": "queue_full"}}
             return await self._whole(send, 429, json.dumps(full).encode(), (b"retry-after", b"7"))

@@ -14,8 +14,8 @@ from portal.accounts.services import create_token
 from portal.asgi import application
 from portal.jobs.models import Attempt, Job
 from portal.jobs.tokens import serve_token
-from portal.serving.models import Endpoint
 from portal.serving import selectors
+from portal.serving.models import Endpoint
 from portal.serving.services import mark_ready
 from tests.portal.factories import make_attempt, make_job, make_node, make_user
 from tests.portal.servers import FakeModel, serving
@@ -95,6 +95,27 @@ def test_a_client_that_leaves_stops_the_generation(client: httpx.Client, attempt
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_lines())
     assert model.left.wait(10)
+
+
+def test_a_client_that_leaves_before_the_answer_stops_it_too(
+    client: httpx.Client, attempt: Attempt, model: FakeModel
+) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(
+            "/v1/chat/completions",
+            json={"model": "tuned", "messages": [{"role": "user", "content": "think"}]},
+            timeout=httpx.Timeout(20, read=1),
+        )
+    assert model.left.wait(10)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
+def test_other_paths_go_to_the_server_s_own(
+    client: httpx.Client, attempt: Attempt, model: FakeModel, path: str
+) -> None:
+    assert client.post(path, json={"model": "tuned", "prompt": "x", "input": "x"}).status_code == 200
+    assert (model.path, model.body["model"]) == (path, "tuned")
+    assert error_of(client.post(path, json={"model": "nobody"}), 404)["param"] == "model"
 
 
 def test_a_stream_that_breaks_ends_with_an_error_event(client: httpx.Client, attempt: Attempt) -> None:

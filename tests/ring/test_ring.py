@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.ring import openai_client
 from tests.ring.second_node import runs_on, second_node
 from tests.stack import Portal, poll, running_portal
 
@@ -72,6 +73,8 @@ def test_tune_launch_chat_and_stop(portal: Portal) -> None:
     with portal.client.stream("POST", "/v1/chat/completions", json={**request, "stream": True}) as stream:
         lines = [line for line in stream.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "data: [DONE]"
+
+    openai_client.check(portal, done["adapter"], launch)
 
     waits = portal.submit(TUNE)
     told = poll(lambda: (portal.job(waits)["queue"] or {}).get("waiting_for", ""), "a reason to wait")
