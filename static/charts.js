@@ -6,6 +6,9 @@ const NAMES = {
   tokens_per_s: "Tokens/s",
   cpu_percent: "CPU of the run",
   rss_bytes: "Memory of the run (RSS)",
+  requests_per_s: "Requests/s",
+  tokens_out_per_s: "Tokens/s out",
+  tokens_in_per_s: "Tokens/s in",
   ttft_s: "Time to first token",
   tpot_s: "Time of a token",
   latency_s: "Time of an answer",
@@ -14,9 +17,6 @@ const NAMES = {
   kv_cache_used: "KV cache used",
 };
 const ORDER = Object.keys(NAMES);
-  requests_per_s: "Requests/s",
-  tokens_out_per_s: "Tokens/s out",
-  tokens_in_per_s: "Tokens/s in",
 const MAX_POINTS = 20_000;
 const NOT_DRAWN = /^epoch$|_p\d+_s$|^(errors_.*|requests|tokens_(in|out))_total$|^model_bytes$/; // straight lines, and what is told as figures
 const FROM_ZERO = /_(bytes|percent|w|total|per_s)$|^(ttft_s|tpot_s|latency_s|queue_depth|running|kv_cache_used)$/; // amounts, whose noise would else fill the chart
@@ -34,12 +34,12 @@ export const format = (series, value) => {
   if (value === null || value === undefined) return "";
   if (series.endsWith("_bytes")) return value >= 2 ** 30 ? `${Number((value / 2 ** 30).toFixed(2))} GiB` : `${(value / 2 ** 20).toFixed(0)} MiB`;
   if (series.endsWith("_percent")) return `${value.toFixed(0)} %`;
+  if (series === "kv_cache_used") return `${(value * 100).toFixed(0)} %`;
   if (series.endsWith("_w")) return `${value.toFixed(0)} W`;
   if (series.endsWith("_s") && !series.endsWith("_per_s")) return value && value < 0.1 ? `${Number((value * 1000).toPrecision(3))} ms` : `${value.toFixed(2)} s`;
   const size = Math.abs(value);
   return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 };
-  if (series === "kv_cache_used") return `${(value * 100).toFixed(0)} %`;
 
 const duration = (s) => {
   if (s < 120) return `${Math.round(s)} s`;

@@ -31,6 +31,16 @@ class LaunchSpec(Contract):
     temperature: float = Field(0.7, ge=0, le=2, title="Temperature", description="0 is greedy.")
     top_p: float = Field(0.9, gt=0, le=1, title="Top p", description="Nucleus sampling mass.")
     seed: int = Field(42, ge=0, le=2**32 - 1, title="Seed")
+    replicas: int = Field(
+        1, ge=1, le=64, title="Replicas", description="So many copies, each a job; a request goes to the idlest."
+    )
+    idle_stop_minutes: int = Field(
+        0,
+        ge=0,
+        le=525_600,
+        title="Stop when idle",
+        description="After so many minutes without a request; the next one starts it again. 0: never.",
+    )
     skip_preflight: bool = Field(
         False, title="Skip preflight", description="Load the model without checking first that the node is ready."
     )
@@ -49,13 +59,3 @@ class LaunchSpec(Contract):
                 f"{self.context_length} tokens; use at most {self.context_length - 1}."
             )
         return self
-    replicas: int = Field(
-        1, ge=1, le=64, title="Replicas", description="So many copies, each a job; a request goes to the idlest."
-    )
-    idle_stop_minutes: int = Field(
-        0,
-        ge=0,
-        le=525_600,
-        title="Stop when idle",
-        description="After so many minutes without a request; the next one starts it again. 0: never.",
-    )
