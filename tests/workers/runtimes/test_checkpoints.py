@@ -258,6 +258,21 @@ def test_a_child_process_with_deepspeed_goes_on(
     assert [values[0] for values in losses(second.told()).values()] == pytest.approx(expected, rel=1e-6)
 
 
+def test_one_process_goes_on_from_what_two_shared_out(tiny: Path, tmp_path: Path, tickets: dict[str, Any]) -> None:
+    """The same samples a step; ZeRO keeps its states in as many parts as there are processes."""
+    recipe = {"max_steps": 4, "checkpoint_every": 2, "evaluate": False, "deepspeed": {"zero_stage": 2}}
+    both = finetune_order(tiny, tickets, **recipe)
+    both["devices"] = [{"kind": "cpu", "index": 0}, {"kind": "cpu", "index": 1}]
+    two = Child(tmp_path / "two", both)
+    assert two.wait(240) == 0, two.log()
+    alone = finetune_order(tiny, tickets, **recipe, gradient_accumulation=2)
+    one = Child(tmp_path / "one", resumed(alone, tmp_path / "two", 2))
+    assert one.wait(240) == 0, one.log()
+    assert "2 processes made the checkpoint, and 1 go on from it." in one.log()
+    expected = {step: values[0] for step, values in losses(two.told()).items() if step > 2}
+    assert {step: values[0] for step, values in losses(one.told()).items()} == pytest.approx(expected, rel=1e-5)
+
+
 def test_sigterm_to_the_child_process_leaves_a_whole_checkpoint(
     tiny: Path, tmp_path: Path, tickets: dict[str, Any]
 ) -> None:

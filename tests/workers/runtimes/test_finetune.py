@@ -138,6 +138,10 @@ def test_packed_rows_share_a_sequence(tiny: Path, tmp_path: Path, finetuned: Fin
         ({"precision": "fp16"}, "precision: fp16 needs a GPU"),
         ({"lora": {"target_modules": "q_proj,nope"}}, "lora.target_modules: 'nope' is no layer"),
         ({"lora": {"target_modules": "lm_head"}}, "lora.target_modules: 'lm_head' is no layer"),
+        (
+            {"deepspeed": {"zero_stage": 3, "offload_optimizer": "nvme", "nvme_path": "/etc"}},
+            "deepspeed.nvme_path: '/etc' is outside this node's allowed roots",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(

@@ -18,6 +18,7 @@ from workers.runtimes.finetune.evaluation import Score, evaluate
 from workers.runtimes.finetune.feed import Feed, Rank, is_streamed
 from workers.runtimes.finetune.manifest import write_manifest
 from workers.runtimes.finetune.packing import collate, packed
+from workers.runtimes.finetune.reshaping import reshaped
 from workers.runtimes.finetune.samples import Sample, make_samples
 from workers.runtimes.finetune.shards import find_shards, read_rows
 from workers.runtimes.finetune.trained import choose_trained, write_trained
@@ -83,6 +84,8 @@ def finetune(run: Run) -> None:
     saver = Saver(run, trainer, narrator, results, zero_3)
     trainer.add_callback(saver)
     checkpoint = saver.resume(run.order.resume)
+    if ds_config is not None:
+        checkpoint = reshaped(run, checkpoint, trainer.accelerator.state.deepspeed_plugin.deepspeed_config)
     scores = bool(test) and (run.leads or zero_3)  # under ZeRO 3 no process has the model by itself
 
     if "test_before" in results:
