@@ -89,6 +89,8 @@ def _dataset(spec: FinetuneSpec, errors: _Errors, known: Known) -> Dataset | Non
     if spec.adapter and made.objects.filter(name=spec.adapter).exists():
         what = "an adapter" if spec.makes_adapter else "a model"
         errors.add("adapter", spec.adapter, f"there is already {what} named {spec.adapter!r}; choose another name.")
+    if spec.adapter and spec.save_merged and ModelProfile.objects.filter(name=spec.adapter).exists():
+        errors.add("adapter", spec.adapter, f"there is already a model named {spec.adapter!r}; choose another name.")
     return dataset
 
 

@@ -88,9 +88,11 @@ def test_what_cannot_be_is_refused_by_name(deepspeed: dict[str, Any], sentence: 
         ({"checkpoints": {"evaluate": True}}, "checkpoint_every: 0 makes no checkpoints for checkpoints.evaluate"),
         ({"checkpoints": {"evaluate": True}, "checkpoint_every": 5, "evaluate": False}, "nothing is scored where"),
         ({"checkpoints": {"keep_last": 1}}, "greater than or equal to 2"),
+        ({"save_merged": True, "method": "qlora"}, "save_merged: method qlora has no adapter to merge"),
+        ({"save_merged": True, "deepspeed": {"zero_stage": 3}}, "save_merged: no process has the whole model"),
     ],
 )
-def test_checkpoints_are_judged_where_there_are_any(changes: dict[str, Any], sentence: str) -> None:
+def test_what_is_to_be_kept_must_be_there(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError) as refused:
         FinetuneSpec.model_validate({"model": "m", "dataset": "d", **changes})
     assert sentence in str(refused.value)

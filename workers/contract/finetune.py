@@ -103,6 +103,12 @@ class FinetuneSpec(Contract):
         description="Method partial: names or patterns with commas, e.g. layers.29.*, lm_head.",
     )
 
+    save_merged: bool = Field(
+        False,
+        title="Also save the merged model",
+        description="Base and adapter as one model in safetensors, listed under the same name; method lora only.",
+    )
+
     epochs: float = Field(
         1.0, gt=0, le=1000, title="Epochs", description="Passes over the training split; ignored when max steps is set."
     )
@@ -200,4 +206,8 @@ class FinetuneSpec(Contract):
             )
         if self.method == "qlora" and self.deepspeed and self.deepspeed.zero_stage == 3:
             raise ValueError("deepspeed.zero_stage: 3 can't shard the 4-bit weights of QLoRA; use stage 2 or less.")
+        if self.save_merged and self.method != "lora":
+            raise ValueError(f"save_merged: method {self.method} has no adapter to merge; leave it off.")
+        if self.save_merged and self.deepspeed and self.deepspeed.zero_stage == 3:
+            raise ValueError("save_merged: no process has the whole model under ZeRO 3; use stage 2 or less.")
         return self

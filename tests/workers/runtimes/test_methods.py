@@ -27,6 +27,18 @@ def learns(told: Told) -> bool:
     return bool(told.result("test_after")["loss"] < told.result("test_before")["loss"])
 
 
+def test_the_merged_model_answers_as_the_base_with_the_adapter_does(tiny: Path, finetuned: Finetuned) -> None:
+    run, told = finetuned(finetune_order(tiny, evaluate=False, learning_rate=0.01, save_merged=True))
+    assert told.phases()[-2:] == ["saving adapter", "saving merged model"]
+    base, tokenizer = load_model(ModelInput(name="tiny", uri=str(tiny)), torch.float32, "cpu")
+    ids = torch.tensor([tokenizer.encode("Where is my parcel?")])
+    before = base(ids).logits
+    tuned = add_adapter(base, AdapterInput(name="tuned", uri=str(run.output_dir / "adapter")))(ids).logits
+    merged, _ = load_model(ModelInput(name="merged", uri=str(run.output_dir / "model")), torch.float32, "cpu")
+    torch.testing.assert_close(merged(ids).logits, tuned)
+    assert not torch.allclose(merged(ids).logits, before, atol=1e-3)
+
+
 @pytest.mark.parametrize("variant", ["dora", "rslora"])
 def test_variants_of_lora_train_and_answer(tiny: Path, finetuned: Finetuned, variant: str) -> None:
     run, told = finetuned(finetune_order(tiny, max_steps=8, learning_rate=0.01, lora={"variant": variant}))

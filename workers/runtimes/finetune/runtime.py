@@ -17,6 +17,7 @@ from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import Score, evaluate
 from workers.runtimes.finetune.feed import Feed, Rank, is_streamed
 from workers.runtimes.finetune.manifest import write_manifest
+from workers.runtimes.finetune.merged import write_merged
 from workers.runtimes.finetune.packing import collate, packed
 from workers.runtimes.finetune.reshaping import reshaped
 from workers.runtimes.finetune.samples import Sample, make_samples
@@ -135,6 +136,9 @@ def finetune(run: Run) -> None:
         kept = ADAPTER_DIR if spec.makes_adapter else MODEL_DIR
         run.phase(f"saving {kept}")
         write_trained(run.output_dir / kept, trainer.model, tokenizer, run.model.name, zero_3)
+        if spec.save_merged and run.leads:
+            run.phase("saving merged model")
+            write_merged(run.output_dir / MODEL_DIR, trainer.model, tokenizer)
     except SystemExit:  # told to stop: what is trained isn't to be trained again
         run.on_stop.append(saver.ask)
         if world_size() == 1:  # of several, each may be elsewhere: the last checkpoint counts
