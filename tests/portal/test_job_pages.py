@@ -177,6 +177,10 @@ def test_a_run_that_says_less_than_usual_is_shown_as_far_as_it_goes(client: Clie
     page = text(client.get(f"/jobs/{attempt.job_id}/"))
     assert "<dt>Steps</dt><dd>12</dd>" in page
     assert "<dt>Trainable parameters</dt><dd>—</dd>" in page
+    assert "Best checkpoint" not in page
+    payload = {"name": "best_checkpoint", "values": {"step": 10, "loss": 1.25}}
+    AttemptEvent.objects.create(attempt=attempt, seq=2, at=0, type="result", payload=payload)
+    assert "<dt>Best checkpoint</dt><dd>step 10, loss 1.25</dd>" in text(client.get(f"/jobs/{attempt.job_id}/"))
 
 
 def test_the_job_page_knows_what_it_has_drawn(client: Client) -> None:
