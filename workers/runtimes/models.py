@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.distributed import DistributedConfig
 
 from workers.contract.base import Precision
 from workers.contract.launch import Quantization
@@ -38,25 +40,54 @@ def place(device_kind: str) -> torch.device:
 
 
 def load_model(
-    source: ModelInput, dtype: torch.dtype, device_kind: str, quantization: Quantization = "none"
+    source: ModelInput,
+    dtype: torch.dtype,
+    device_kind: str,
+    quantization: Quantization = "none",
+    sharding: DistributedConfig | None = None,
+    spread: bool = False,
 ) -> tuple[Any, Any]:
-    """(model in eval mode on its device, tokenizer).
+    """(model in eval mode on its device, tokenizer). `sharding`: over the processes of the run, each of which calls it;
+    `spread`: by this process alone, over all the run's GPUs on this node.
 
     Raises RunFailed: artifact_missing where nothing is there, invalid_input where what is there can't be used.
     """
     if source.format == "gguf":
         return _load_gguf(source, dtype, device_kind, quantization)
     name, options = _where(source)
+    spread = spread and device_kind == "cuda" and torch.cuda.device_count() > 1
+    layout = _quantized(quantization, dtype, device_kind) | ({"device_map": "auto"} if spread else {})
+    if sharding is not None:
+        layout["distributed_config"] = sharding
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, **_quantized(quantization, dtype, device_kind), **options
-        )
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **layout, **options)
     except (OSError, ValueError) as error:
         raise _unreadable(source, error) from error
-    if quantization == "none":
+    if not layout:
         model.to(place(device_kind))
-    return model.eval(), with_padding(tokenizer)
+    return model.eval(), load_tokenizer(source)
+
+
+def load_tokenizer(source: ModelInput) -> Any:
+    """The tokenizer alone, with a padding token. Raises RunFailed as `load_model`."""
+    name, options = _where(source)
+    try:
+        return with_padding(AutoTokenizer.from_pretrained(name, **options))
+    except (OSError, ValueError) as error:
+        raise _unreadable(source, error) from error
+
+
+def local_folder(source: ModelInput) -> Path:
+    """The folder with the model's safetensors, fetched first where they are on the hub. Raises RunFailed."""
+    if source.format == "gguf":
+        raise invalid(f"model: {source.name!r} is a GGUF file, which is read whole; convert it to safetensors.")
+    name, options = _where(source)
+    if source.format != "hub":
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, revision=options["revision"], allow_patterns=["*.safetensors", "*.json"]))
+    except (OSError, ValueError) as error:
+        raise _unreadable(source, error) from error
 
 
 def load_config(source: ModelInput) -> Any:

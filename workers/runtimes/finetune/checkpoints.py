@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -21,8 +21,8 @@ from workers.child import RUN_ENV
 from workers.contract.names import CHECKPOINTS_DIR
 from workers.contract.order import ResumeInput
 from workers.runtimes.base import Run, RunFailed, local_path
-from workers.runtimes.finetune.trained import write_trained
-from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer
+from workers.runtimes.finetune.feed import Feed
+from workers.runtimes.finetune.trainer import Narrator
 from workers.runtimes.team import all_agree, any_wants, local_rank
 from workers.whole import Torn, check_whole, fresh_folder, write_whole
 
@@ -39,6 +39,20 @@ class Best(NamedTuple):
     loss: float
 
 
+class Trains(Protocol):
+    """What is read and set of a trainer, of Transformers' or of a pipeline's."""
+
+    state: Any
+    feed: Feed | None
+    _tr_loss: Any
+    _globalstep_last_logged: int
+    _total_train_tokens: int
+
+    def pending_loss(self) -> float: ...
+
+    def state_parts(self, folder: Path) -> list[Callable[[], object]]: ...
+
+
 class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
     """Saves every `checkpoint_every` steps, and once more when asked to stop, at the end of the step under way.
 
@@ -47,12 +61,15 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
     way (transformers 5.24, TRL 1.16).
     """
 
-    def __init__(self, run: Run, trainer: WatchedTrainer, narrator: Narrator, results: Results, sharded: bool) -> None:
+    def __init__(
+        self, run: Run, trainer: Trains, narrator: Narrator, results: Results, write: Callable[[Path], None]
+    ) -> None:
+        """`write` puts what is trained into a folder; all processes call it."""
         self._run = run
         self._trainer = trainer
         self._narrator = narrator
         self._results = results
-        self._sharded = sharded
+        self._write = write
         self._every = run.finetune_spec.checkpoint_every
         self._kept = run.finetune_spec.checkpoints
         self._saved_step = 0
@@ -199,12 +216,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
 
     def _fill(self, folder: Path) -> None:
         """Part by part, all processes at the same one. Raises OSError, RuntimeError or SafetensorError."""
-        trainer = self._trainer
         parts: list[Callable[[], object]] = [
-            lambda: write_trained(folder, trainer.model, trainer.processing_class, self._run.model.name, self._sharded),
-            lambda: trainer._save_optimizer_and_scheduler(str(folder)),
-            lambda: trainer._save_scaler(str(folder)),
-            lambda: trainer._save_rng_state(str(folder)),
+            lambda: self._write(folder),
+            *self._trainer.state_parts(folder),
             lambda: self._write_progress(folder),
         ]
         for part in parts:
@@ -219,12 +233,12 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
     def _write_progress(self, folder: Path) -> None:
         trainer = self._trainer
         data = trainer.feed.state() if trainer.feed else None
-        pending = trainer.accelerator.gather(trainer._tr_loss.detach()).mean()
+        pending = trainer.pending_loss()
         if not self._run.leads:
             return
         trainer.state.save_to_json(str(folder / STATE_FILE))
         progress = {
-            "pending_loss": float(pending),
+            "pending_loss": pending,
             "logged_step": trainer._globalstep_last_logged,
             "tokens": int(trainer._total_train_tokens),
             "losses": [self._narrator.losses[0], self._narrator.losses[-1]],

@@ -23,6 +23,7 @@ from workers.runtimes.finetune.packing import Item, as_example, packed
 from workers.runtimes.finetune.samples import Sample, sample_at
 from workers.runtimes.finetune.shards import Shard, counted, parse, raw_rows
 from workers.runtimes.finetune.stream import START, Arrangement, Cursor, Reader, Reading
+from workers.runtimes.team import rank, world_size
 
 Batch = dict[str, torch.Tensor]
 Collate = Callable[[list[dict[str, Any]]], Batch]
@@ -54,6 +55,13 @@ class Rank:
 
 
 ALONE = Rank()
+
+
+def data_rank(spec: FinetuneSpec) -> Rank:
+    """This process's place among those that train on different data. Tensor-parallel processes are neighbours; those
+    of one pipeline stage are."""
+    copies = world_size() // spec.parallel.split
+    return Rank(rank() // spec.parallel.tensor if spec.parallel.pipeline == 1 else rank() % copies, copies)
 
 
 def is_streamed(spec: FinetuneSpec, shards: Sequence[Shard]) -> bool:

@@ -6,28 +6,31 @@ Knows nothing of who ordered it. Of several processes each follows it, one a dev
 import json
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, set_seed
 
+from workers.contract.launch import Quantization
 from workers.contract.measured import MEASURED
 from workers.runtimes.base import STOPPED_EXIT, Pace, Run, invalid
 from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import Score, evaluate
-from workers.runtimes.finetune.feed import Feed, Rank, is_streamed
+from workers.runtimes.finetune.feed import Feed, data_rank, is_streamed
 from workers.runtimes.finetune.manifest import write_manifest
 from workers.runtimes.finetune.merged import write_merged
 from workers.runtimes.finetune.packing import collate, packed
 from workers.runtimes.finetune.reshaping import reshaped
 from workers.runtimes.finetune.samples import Sample, make_samples
 from workers.runtimes.finetune.shards import find_shards, read_rows
+from workers.runtimes.finetune.tensor import sharding, sharing
 from workers.runtimes.finetune.trained import choose_trained, write_trained
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, trainer_settings
 from workers.runtimes.finetune.zero import deepspeed_config, prepare_deepspeed, whole_parameters
 from workers.runtimes.measuring import Meter
 from workers.runtimes.models import check_context, choose_dtype, load_config, load_model
-from workers.runtimes.team import rank, world_size
+from workers.runtimes.team import world_size
 
 ADAPTER_DIR, MODEL_DIR = "adapter", "model"
 DS_CONFIG_FILE = "ds_config.json"
@@ -37,6 +40,10 @@ def finetune(run: Run) -> None:
     """Leave output/adapter/ (PEFT) or output/model/, in safetensors, output/manifest.json and, with DeepSpeed,
     output/ds_config.json."""
     spec, dataset = run.finetune_spec, run.dataset
+    if spec.parallel.pipeline > 1:
+        from workers.runtimes.finetune.pipeline.recipe import finetune_in_stages
+
+        return finetune_in_stages(run)
     dtype = choose_dtype(spec.precision, run.device_kind)
     shards = find_shards(dataset.train_uri, field="dataset.train_uri")
     streamed = is_streamed(spec, shards)
@@ -44,12 +51,16 @@ def finetune(run: Run) -> None:
     test_rows = []
     if spec.evaluate and dataset.test_uri:
         test_rows = read_rows(find_shards(dataset.test_uri, field="dataset.test_uri"), spec.eval_limit)
-    check_context(spec.context_length, load_config(run.model))
+    config = load_config(run.model)
+    check_context(spec.context_length, config)
+    shared = sharding(spec, config)
     set_seed(spec.seed)
 
     run.phase("loading model")
     ds_config = deepspeed_config(run, dtype)
     zero_3 = spec.deepspeed is not None and spec.deepspeed.zero_stage == 3
+    if shared is not None and run.model.format == "gguf":
+        raise invalid("parallel.tensor: it needs a safetensors model; convert the GGUF file, or use 1.")
     if ds_config is not None:
         if zero_3 and run.model.format == "gguf":
             raise invalid("deepspeed.zero_stage: 3 needs a safetensors model; convert the GGUF file, or use stage 2.")
@@ -60,12 +71,13 @@ def finetune(run: Run) -> None:
     settings = trainer_settings(spec, run.run_dir / "trainer", dtype, run.device_kind, ds_config)
     # fp16 can't train its own weights: their gradients couldn't be unscaled.
     weights = torch.float32 if dtype == torch.float16 and not spec.makes_adapter else dtype
-    model, tokenizer = load_model(run.model, weights, run.device_kind, "nf4" if spec.method == "qlora" else "none")
+    quantized: Quantization = "nf4" if spec.method == "qlora" else "none"
+    model, tokenizer = load_model(run.model, weights, run.device_kind, quantized, shared)
     train = make_samples(train_rows, dataset, tokenizer, spec.context_length)
     test = make_samples(test_rows, dataset, tokenizer, spec.context_length)
     set_seed(spec.seed)
     narrator = Narrator(run, meter)
-    trainer = WatchedTrainer(
+    trainer = (sharing(WatchedTrainer) if shared else WatchedTrainer)(
         meter,
         model=model,
         args=settings,
@@ -78,16 +90,20 @@ def finetune(run: Run) -> None:
         trainer.data_collator = partial(collate, pad_id=tokenizer.pad_token_id or 0)
     if streamed:
         run.phase("counting rows")
-        mine = Rank(rank(), world_size())
-        trainer.read_from(Feed(spec, shards, dataset, tokenizer, trainer.data_collator, mine))
+        trainer.read_from(Feed(spec, shards, dataset, tokenizer, trainer.data_collator, data_rank(spec)))
     trainer.remove_callback(PrinterCallback)  # the narrator says the same, in events
     results: Results = {}
-    saver = Saver(run, trainer, narrator, results, zero_3)
+
+    def write(folder: Path) -> None:
+        write_trained(folder, trainer.model, tokenizer, run.model.name, zero_3)
+
+    saver = Saver(run, trainer, narrator, results, write)
     trainer.add_callback(saver)
     checkpoint = saver.resume(run.order.resume)
     if ds_config is not None:
         checkpoint = reshaped(run, checkpoint, trainer.accelerator.state.deepspeed_plugin.deepspeed_config)
-    scores = bool(test) and (run.leads or zero_3)  # under ZeRO 3 no process has the model by itself
+    # Under ZeRO 3 and tensor parallel no process has the model by itself.
+    scores = bool(test) and (run.leads or zero_3 or shared is not None)
 
     if "test_before" in results:
         run.result("test_before", results["test_before"])
@@ -135,7 +151,7 @@ def finetune(run: Run) -> None:
 
         kept = ADAPTER_DIR if spec.makes_adapter else MODEL_DIR
         run.phase(f"saving {kept}")
-        write_trained(run.output_dir / kept, trainer.model, tokenizer, run.model.name, zero_3)
+        write(run.output_dir / kept)
         if spec.save_merged and run.leads:
             run.phase("saving merged model")
             write_merged(run.output_dir / MODEL_DIR, trainer.model, tokenizer)

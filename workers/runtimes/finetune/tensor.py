@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType, ParallelismConfig
 from torch.distributed.tensor import DTensor
+from transformers import Trainer
 from transformers.distributed import (
     DistributedConfig,
     _load_model_checkpoint_distributed,
@@ -19,7 +20,6 @@ from transformers.distributed import (
 
 from workers.contract.finetune import FinetuneSpec
 from workers.runtimes.base import invalid
-from workers.runtimes.finetune.trainer import AnswerTrainer
 from workers.runtimes.team import rank
 
 OPTIMIZER_DIR, SCHEDULE_FILE = "optimizer", "schedule.pt"
@@ -58,8 +58,13 @@ class Layout(ParallelismConfig):  # type: ignore[misc]  # the library is untyped
             super()._validate_accelerator(accelerator)
 
 
-class TensorTrainer(AnswerTrainer):
-    """AnswerTrainer of a model that its processes share: each writes its own part of the optimizer's state."""
+def sharing(trainer: type) -> type:
+    """The trainer for a model that its processes share."""
+    return type("Tensor" + trainer.__name__, (_Shares, trainer), {})
+
+
+class _Shares(Trainer):  # type: ignore[misc]  # the library is untyped
+    """Put before a trainer: each process then writes its own part of the optimizer's state."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

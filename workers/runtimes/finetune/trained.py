@@ -60,14 +60,23 @@ def write_trained(folder: Path, model: Any, tokenizer: Any, base: str, sharded: 
             config.base_model_name_or_path = base
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with whole_parameters(trained, sharded):
+            if rank() == 0 or _is_shared(model):
+                model.save_pretrained(
+                    folder, safe_serialization=True, save_embedding_layers=False, is_main_process=rank() == 0
+                )
             if rank() == 0:
-                model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
                 (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; the manifest says more
         return
     with whole_parameters(model.parameters(), sharded):
+        if rank() == 0 or _is_shared(model):
+            model.save_pretrained(folder, safe_serialization=True, is_main_process=rank() == 0)
         if rank() == 0:
-            model.save_pretrained(folder, safe_serialization=True)
             tokenizer.save_pretrained(folder)
+
+
+def _is_shared(model: Any) -> bool:
+    """Whether each process has but a part of every layer, so that all must take part in writing it."""
+    return (getattr(model, "tp_size", None) or 1) > 1
 
 
 def _targets(wanted: str, linear: list[str]) -> set[str]:

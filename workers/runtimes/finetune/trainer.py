@@ -5,7 +5,7 @@ Knows nothing of files, evaluation or manifests.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untype
         packed, before = inputs.pop("tokens", None), self._total_train_tokens
         loss: torch.Tensor = super().training_step(model, inputs, *arguments, **options)
         if packed is not None:  # the library counts one sequence of a batch that has no attention mask
-            tokens = self.accelerator.gather_for_metrics(packed.to(self.args.device)).sum().item()
+            tokens = int(self.accelerator.gather_for_metrics(packed.to(self.args.device)).sum()) // self.get_tp_size()
             self._total_train_tokens = before + tokens
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         if not torch.isfinite(loss):
@@ -86,6 +86,18 @@ class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untype
         for name, parameter in self.model.named_parameters():
             if parameter.dtype != kinds[name]:
                 parameter.data = parameter.data.to(kinds[name])
+
+    def pending_loss(self) -> float:
+        """Sum of the losses that are not logged yet, over all processes. Each must ask."""
+        return float(self.accelerator.gather(self._tr_loss.detach()).mean())
+
+    def state_parts(self, folder: Path) -> list[Callable[[], object]]:
+        """What writes the state beside what is trained, one part after another; all processes write the same one."""
+        return [
+            lambda: self._save_optimizer_and_scheduler(str(folder)),
+            lambda: self._save_scaler(str(folder)),
+            lambda: self._save_rng_state(str(folder)),
+        ]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The library's own checkpoints are neither whole nor atomic; `checkpoints.Saver` makes them, at on_save."""
