@@ -6,9 +6,14 @@ import redis
 from django.contrib.auth.models import User
 from pytest_django.fixtures import Settings
 
+from portal.accounts import credentials
+from portal.accounts.services import live_token
 from portal.jobs import services
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
+from portal.lately import Lately
+from portal.serving import gateway
+from portal.serving.selectors import serving
 from tests.portal.factories import make_job, make_model
 from tests.portal.serving.conftest import Launch, ask, error_of
 
@@ -90,3 +95,18 @@ def test_a_launch_that_makes_room_gets_nothing_new(
     error = error_of(ask(client), 503)
     assert f"#{told.attempt.job_id}" in error["message"]
     assert told.server.asked == 0
+
+
+def test_what_is_known_of_a_moment_ago_is_read_anew_where_it_leads_nowhere(
+    client: httpx.Client, launch: Launch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.LIFTOFF_GATEWAY_REMEMBERS_S = 60
+    monkeypatch.setattr(gateway, "_endpoints", Lately(serving))
+    monkeypatch.setattr(credentials, "_tokens", Lately(live_token))
+    launch(dead=True)
+    answer = ask(client)
+    assert "can't be reached" in error_of(answer, 502)["message"]
+    assert answer.headers["Retry-After"]
+    newer = launch()
+    assert ask(client).status_code == 200
+    assert newer.server.asked == 1
