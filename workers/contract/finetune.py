@@ -108,6 +108,9 @@ class FinetuneSpec(Contract):
         title="Also save the merged model",
         description="Base and adapter as one model in safetensors, listed under the same name; method lora only.",
     )
+    save_gguf: bool = Field(
+        False, title="Also save as GGUF", description="The whole model in one file for llama.cpp; Llama family only."
+    )
 
     epochs: float = Field(
         1.0, gt=0, le=1000, title="Epochs", description="Passes over the training split; ignored when max steps is set."
@@ -208,6 +211,9 @@ class FinetuneSpec(Contract):
             raise ValueError("deepspeed.zero_stage: 3 can't shard the 4-bit weights of QLoRA; use stage 2 or less.")
         if self.save_merged and self.method != "lora":
             raise ValueError(f"save_merged: method {self.method} has no adapter to merge; leave it off.")
-        if self.save_merged and self.deepspeed and self.deepspeed.zero_stage == 3:
-            raise ValueError("save_merged: no process has the whole model under ZeRO 3; use stage 2 or less.")
+        if self.save_gguf and self.method == "qlora":
+            raise ValueError("save_gguf: the 4-bit weights of qlora can't be written as GGUF; use lora.")
+        asked = "save_merged" if self.save_merged else "save_gguf"
+        if (self.save_merged or self.save_gguf) and self.deepspeed and self.deepspeed.zero_stage == 3:
+            raise ValueError(f"{asked}: no process has the whole model under ZeRO 3; use stage 2 or less.")
         return self

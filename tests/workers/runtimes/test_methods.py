@@ -28,7 +28,7 @@ def learns(told: Told) -> bool:
 
 
 def test_the_merged_model_answers_as_the_base_with_the_adapter_does(tiny: Path, finetuned: Finetuned) -> None:
-    run, told = finetuned(finetune_order(tiny, evaluate=False, learning_rate=0.01, save_merged=True))
+    run, told = finetuned(finetune_order(tiny, evaluate=False, learning_rate=0.01, save_merged=True, save_gguf=True))
     assert told.phases()[-2:] == ["saving adapter", "saving merged model"]
     base, tokenizer = load_model(ModelInput(name="tiny", uri=str(tiny)), torch.float32, "cpu")
     ids = torch.tensor([tokenizer.encode("Where is my parcel?")])
@@ -37,6 +37,14 @@ def test_the_merged_model_answers_as_the_base_with_the_adapter_does(tiny: Path, 
     merged, _ = load_model(ModelInput(name="merged", uri=str(run.output_dir / "model")), torch.float32, "cpu")
     torch.testing.assert_close(merged(ids).logits, tuned)
     assert not torch.allclose(merged(ids).logits, before, atol=1e-3)
+
+    source = ModelInput(name="merged", uri=str(run.output_dir / "model.gguf"), format="gguf")
+    as_gguf, same = load_model(source, torch.float32, "cpu")
+    written, read = merged.state_dict(), as_gguf.state_dict()
+    assert [name for name in written if not torch.equal(written[name], read[name])] == []
+    text = "<|im_start|>user\nCafé, 1234 times!<|im_end|>\n"
+    assert same.encode(text) == tokenizer.encode(text)
+    assert same.chat_template == tokenizer.chat_template
 
 
 @pytest.mark.parametrize("variant", ["dora", "rslora"])

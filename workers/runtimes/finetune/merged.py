@@ -7,9 +7,12 @@ SHARD = "4GB"
 """Largest file of its weights."""
 
 
-def write_merged(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Add the adapter to the weights of the model in memory, and write it with its tokenizer. Nothing is left of the
-    adapter in memory."""
-    whole = model.merge_and_unload()
-    whole.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
+def whole_model(model: Any) -> Any:
+    """The model with its adapter added to its weights, in place; nothing is left of the adapter in memory."""
+    return model.merge_and_unload() if hasattr(model, "peft_config") else model
+
+
+def write_whole_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Safetensors with the tokenizer."""
+    model.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
     tokenizer.save_pretrained(folder)

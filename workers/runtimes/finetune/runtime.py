@@ -19,12 +19,13 @@ from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import Score, evaluate
 from workers.runtimes.finetune.feed import Feed, data_rank, is_streamed
 from workers.runtimes.finetune.manifest import write_manifest
-from workers.runtimes.finetune.merged import write_merged
+from workers.runtimes.finetune.merged import whole_model, write_whole_model
 from workers.runtimes.finetune.packing import collate, packed
 from workers.runtimes.finetune.reshaping import reshaped
 from workers.runtimes.finetune.samples import Sample, make_samples
 from workers.runtimes.finetune.shards import find_shards, read_rows
 from workers.runtimes.finetune.tensor import sharding, sharing
+from workers.runtimes.finetune.to_gguf import refusal, write_gguf
 from workers.runtimes.finetune.trained import choose_trained, write_trained
 from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, trainer_settings
 from workers.runtimes.finetune.zero import deepspeed_config, prepare_deepspeed, whole_parameters
@@ -34,6 +35,7 @@ from workers.runtimes.team import world_size
 
 ADAPTER_DIR, MODEL_DIR = "adapter", "model"
 DS_CONFIG_FILE = "ds_config.json"
+GGUF_FILE = "model.gguf"
 
 
 def finetune(run: Run) -> None:
@@ -75,6 +77,8 @@ def finetune(run: Run) -> None:
     model, tokenizer = load_model(run.model, weights, run.device_kind, quantized, shared)
     train = make_samples(train_rows, dataset, tokenizer, spec.context_length)
     test = make_samples(test_rows, dataset, tokenizer, spec.context_length)
+    if spec.save_gguf and (sentence := refusal(model, tokenizer)):
+        raise invalid(f"save_gguf: {sentence}")
     set_seed(spec.seed)
     narrator = Narrator(run, meter)
     trainer = (sharing(WatchedTrainer) if shared else WatchedTrainer)(
@@ -152,9 +156,13 @@ def finetune(run: Run) -> None:
         kept = ADAPTER_DIR if spec.makes_adapter else MODEL_DIR
         run.phase(f"saving {kept}")
         write(run.output_dir / kept)
-        if spec.save_merged and run.leads:
-            run.phase("saving merged model")
-            write_merged(run.output_dir / MODEL_DIR, trainer.model, tokenizer)
+        if (spec.save_merged or spec.save_gguf) and run.leads:
+            run.phase("saving merged model" if spec.makes_adapter else "saving as GGUF")
+            whole = whole_model(trainer.model)
+            if spec.save_merged:
+                write_whole_model(run.output_dir / MODEL_DIR, whole, tokenizer)
+            if spec.save_gguf:
+                write_gguf(run.output_dir / GGUF_FILE, whole, tokenizer, run.model.name)
     except SystemExit:  # told to stop: what is trained isn't to be trained again
         run.on_stop.append(saver.ask)
         if world_size() == 1:  # of several, each may be elsewhere: the last checkpoint counts
