@@ -216,4 +216,6 @@ class FinetuneSpec(Contract):
         asked = "save_merged" if self.save_merged else "save_gguf"
         if (self.save_merged or self.save_gguf) and self.deepspeed and self.deepspeed.zero_stage == 3:
             raise ValueError(f"{asked}: no process has the whole model under ZeRO 3; use stage 2 or less.")
+        if (self.save_merged or self.save_gguf) and self.parallel.split > 1:
+            raise ValueError(f"{asked}: no process has the whole model where it is split; leave it off, or parallel.")
         return self
