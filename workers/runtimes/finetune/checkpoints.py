@@ -83,6 +83,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         self._begun_at = time.monotonic()
         self.asked = False
         """Whether the run was asked to stop."""
+        self._stops = False
+        """Whether all stop after this step."""
 
     @property
     def seconds(self) -> float:
@@ -131,8 +133,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             self._trainer._total_train_tokens = self._progress["tokens"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.asked = any_wants(self.asked)  # all stop after the same step
-        if self.asked:
+        self._stops = any_wants(self.asked)  # who is asked while they vote says so after the next step
+        if self._stops:
+            self.asked = True
             control.should_save = control.should_training_stop = True
         elif self._every and state.global_step % self._every == 0:
             control.should_save = not any_wants(self._is_behind())
@@ -153,7 +156,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]  # the library is untyped
         losses = self._narrator.losses[self._seen_losses :]
         self._seen_losses = len(self._narrator.losses)
         self._loss = sum(losses) / len(losses) if losses else None
-        if self.score and not self.asked:  # who asks doesn't wait for long
+        if self.score and not self._stops:  # who asks doesn't wait for long
             with self._narrator.aside():
                 self._loss = self.score()
             self._run.metric({"eval_loss": self._loss}, step)
