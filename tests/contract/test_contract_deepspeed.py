@@ -89,6 +89,10 @@ def test_what_cannot_be_is_refused_by_name(deepspeed: dict[str, Any], sentence: 
         ({"checkpoints": {"evaluate": True}, "checkpoint_every": 5, "evaluate": False}, "nothing is scored where"),
         ({"checkpoints": {"keep_last": 1}}, "greater than or equal to 2"),
         ({"save_merged": True, "method": "qlora"}, "save_merged: method qlora has no adapter to merge"),
+        (
+            {"save_merged": True, "parallel": {"tensor": 2}, "resources": {"devices": 2}},
+            "save_merged: no process has the whole model where it is split",
+        ),
         ({"save_gguf": True, "method": "qlora"}, "save_gguf: the 4-bit weights of qlora can't be written as GGUF"),
         ({"save_merged": True, "deepspeed": {"zero_stage": 3}}, "save_merged: no process has the whole model"),
     ],
