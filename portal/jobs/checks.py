@@ -10,10 +10,14 @@ from django.db.models import Model, QuerySet
 
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Node
+from portal.fleet.selectors import nodes
 from portal.jobs import spreading
+from portal.jobs.plan_names import answers
 from workers.contract.errors import FieldError, Refused, unknown_name
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
+from workers.contract.numerics import FP8_CAPABILITY, has_fp8
+from workers.contract.objectives import RowFormat, mismatch
 from workers.contract.spec import PreflightSpec
 
 Row = TypeVar("Row", bound=Model)
@@ -60,6 +64,7 @@ def look_up(spec: FinetuneSpec | LaunchSpec | PreflightSpec, known: Known | None
     dataset = adapter = None
     if isinstance(spec, FinetuneSpec):
         dataset = _dataset(spec, errors, known)
+        _eight_bits(spec, errors)
         errors.found += spreading.refusals(model, spec.parallel) if model else []
     elif isinstance(spec, LaunchSpec):
         adapter = _adapter(spec, errors, known)
@@ -85,6 +90,8 @@ def _dataset(spec: FinetuneSpec, errors: _Errors, known: Known) -> Dataset | Non
     dataset = known.first(Dataset.objects.all(), spec.dataset)
     if dataset is None:
         errors.found.append(unknown_name("dataset", "dataset", spec.dataset, _names(Dataset)))
+    elif sentence := mismatch(spec.objective, dataset.name, cast(RowFormat, dataset.format)):
+        errors.add("objective", spec.objective, sentence)
     made = Adapter if spec.makes_adapter else ModelProfile
     if spec.adapter and made.objects.filter(name=spec.adapter).exists():
         what = "an adapter" if spec.makes_adapter else "a model"
@@ -92,6 +99,33 @@ def _dataset(spec: FinetuneSpec, errors: _Errors, known: Known) -> Dataset | Non
     if spec.adapter and spec.save_merged and ModelProfile.objects.filter(name=spec.adapter).exists():
         errors.add("adapter", spec.adapter, f"there is already a model named {spec.adapter!r}; choose another name.")
     return dataset
+
+
+def _eight_bits(spec: FinetuneSpec, errors: _Errors) -> None:
+    """No device that the job may get lacks the 8-bit floats it asks for."""
+    if spec.precision != "fp8":
+        return
+    asked = spec.resources
+    devices = [
+        (device, node)
+        for node in nodes()
+        if asked.node in (None, node.name) and asked.labels.items() <= node.labels.items()
+        for device in node.accelerators.all()
+        if device.present and answers(device, asked)
+    ]
+    lacking = [(device, node) for device, node in devices if not has_fp8(device.kind, device.compute_capability)]
+    if lacking:
+        device, node = lacking[0]
+        has = f"compute capability {device.compute_capability}" if device.kind == "cuda" else "no CUDA"
+        instead = (
+            "name a node or labels that leave newer ones only" if len(lacking) < len(devices) else "use bf16 or auto"
+        )
+        errors.add(
+            "precision",
+            spec.precision,
+            f"fp8 needs GPUs of compute capability {FP8_CAPABILITY:g} or more, and {device.name or 'the CPU'} of node "
+            f"{node.name}, which this job may get, has {has}; {instead}.",
+        )
 
 
 def _adapter(spec: LaunchSpec, errors: _Errors, known: Known) -> Adapter | None:

@@ -27,7 +27,11 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
     """The spec as a question in which every choice is made already. Precision 'auto' is made out on `fleet`, and left
     open without one."""
     common = {"model": spec.model, "hardware": spec.resources.node or WHOLE_FLEET, "limit": 3}
-    number = spec.precision if spec.precision != "auto" else _auto(fleet)
+    number: Number | None
+    if spec.precision == "auto":
+        number = _auto(fleet, "fp32" if isinstance(spec, LaunchSpec) else "fp16")
+    else:
+        number = "bf16" if spec.precision == "fp8" else spec.precision  # 8 bits have only the products' inputs
     if isinstance(spec, LaunchSpec):
         # The engine answers one request at a time, on the first device it is given.
         workload = Workload(goal="infer", context=spec.context_length, concurrency=1)
@@ -49,7 +53,8 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
         batch=batch,
         lora_rank=spec.lora.rank,
         lora_targets=spec.lora.target_modules,
-        trained_tokens=_trained_tokens(spec, batch),
+        trained_tokens=_trained_tokens(spec, batch) * (2 if spec.objective == "dpo" else 1),
+        preference=spec.objective == "dpo",
     )
     fixed = Fixed(
         precision=number,
@@ -114,6 +119,8 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
         "lora__target_modules": workload.lora_targets,
         "resources__devices": method.devices,
     }
+    if workload.preference:
+        values["objective"] = "dpo"
     if method.checkpointing:
         values["gradient_checkpointing"] = "on"
     if method.tensor > 1 or method.pipeline > 1:
@@ -163,10 +170,11 @@ def _devices(plan: Plan, hardware: str) -> dict[str, Any]:
     }
 
 
-def _auto(fleet: Fleet | None) -> Number | None:
-    """What a run makes of precision 'auto': bf16 on GPUs that have it, else fp32. None where devices differ in that."""
+def _auto(fleet: Fleet | None, older: Number) -> Number | None:
+    """What a run makes of precision 'auto': bf16 on GPUs that have it, `older` on those that haven't, fp32 on a CPU.
+    None where devices differ in that."""
     numbers: set[Number] = {
-        "bf16" if group.device.kind != "cpu" and group.device.has("bf16") else "fp32"
+        "fp32" if group.device.kind == "cpu" else "bf16" if group.device.has("bf16") else older
         for group in (fleet.groups if fleet else ())
     }
     return numbers.pop() if len(numbers) == 1 else None

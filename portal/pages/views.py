@@ -93,6 +93,7 @@ def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "drawn": {key: seen[key] for key in DRAWN},
         "comparison": _comparison(seen["results"]),
         "training": seen["results"].get("training"),
+        "computes": seen["results"].get("numerics", {}).get("words"),
         "sample": _sample(seen["results"]),
         "preflight": _preflight(seen["results"]),
         "sweep": _sweep(seen["results"]),

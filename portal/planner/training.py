@@ -97,8 +97,8 @@ def step(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
             name="compute",
             seconds=compute,
             words=f"{_factor(method, full)} × {number(token.linear)} parameters × {tokens * count:,} tokens, with "
-            f"attention{', the reference' if workload.preference else ''} and head {amount(flops * count)}FLOP a device, "
-            f"at {amount(peak)}FLOP/s × {share:.2f}.",
+            f"attention{', the reference' if workload.preference else ''} and head {amount(flops * count)}FLOP a "
+            f"device, at {amount(peak)}FLOP/s × {share:.2f}.",
         ),
         Share(name="memory", seconds=memory, words=f"Beside that: {'; '.join(parts) or 'nothing'}."),
     ]

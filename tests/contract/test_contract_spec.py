@@ -13,6 +13,8 @@ from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.errors import from_pydantic
 from workers.contract.finetune import CheckpointSettings, DataSettings, FinetuneSpec, LoraSettings
 from workers.contract.launch import LaunchSpec
+from workers.contract.numerics import NumericsSettings
+from workers.contract.objectives import DpoSettings
 from workers.contract.order import Order
 from workers.contract.parallel import ParallelSettings
 from workers.contract.resources import Resources, RetryPolicy
@@ -39,6 +41,8 @@ FORM_MODELS = [
     DataSettings,
     CheckpointSettings,
     DeepSpeedSettings,
+    DpoSettings,
+    NumericsSettings,
     ParallelSettings,
     Resources,
     RetryPolicy,
@@ -127,7 +131,9 @@ def test_an_unknown_kind_is_refused(kind):
         (FINETUNE, "beta1", 1),
         (FINETUNE, "seed", -1),
         (FINETUNE, "schedule", "sawtooth"),
-        (FINETUNE, "precision", "fp8"),
+        (FINETUNE, "precision", "fp4"),
+        (LAUNCH, "precision", "fp8"),
+        (FINETUNE, "objective", "orpo"),
         (FINETUNE, "model", "../etc"),
         (FINETUNE, "model", "Upper"),
         (FINETUNE, "model", "tiny\n"),
@@ -156,6 +162,13 @@ def test_values_out_of_bounds_are_refused_at_their_field(base, field, value):
         ({"method": "partial"}, "trained_layers", "name some"),
         ({"trained_layers": "lm_head"}, "trained_layers", "or use method partial"),
         ({"method": "qlora", "deepspeed": {"zero_stage": 3}}, "deepspeed.zero_stage", "use stage 2 or less"),
+        ({"objective": "dpo", "packing": True}, "packing", "leave packing off"),
+        ({"dpo": {"loss_type": "exo_pair"}}, "dpo.loss_type", "set dpo.label_smoothing, e.g. to 0.001."),
+        ({"dpo": {"label_smoothing": 0.1}}, "dpo.label_smoothing", "has no meaning with loss sigmoid; use 0, or"),
+        ({"dpo": {"loss_type": "orpo"}}, "dpo.loss_type", "is not one of the choices"),
+        ({"precision": "fp8", "method": "qlora"}, "precision", "can't be combined with the 4-bit weights of qlora"),
+        ({"precision": "fp8", "deepspeed": {}}, "precision", "can't be combined with DeepSpeed"),
+        ({"numerics": {"fused_optimizer": "on"}, "deepspeed": {}}, "numerics.fused_optimizer", "use auto or off"),
         ({"method": "adapters"}, "method", "is not one of the choices; use 'lora', 'qlora', 'full' or 'partial'."),
     ],
 )

@@ -39,6 +39,7 @@ def spec(tensor: int, pipeline: int, devices: int, **more: Any) -> dict[str, Any
         (spec(2, 1, 2, method="qlora"), "method", "use lora"),
         (spec(2, 1, 2, method="lora", lora={"variant": "dora"}), "lora.variant", "use lora or rslora"),
         (spec(2, 1, 4, method="lora"), "parallel.tensor", "use as many devices"),
+        (spec(2, 1, 2, objective="dpo"), "objective", "use sft"),
         (spec(1, 1, 1, method="qlora", deepspeed={"zero_stage": 3}), "deepspeed.zero_stage", "use stage 2 or less"),
     ],
 )

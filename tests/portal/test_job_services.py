@@ -66,6 +66,7 @@ def submit(user: User, **changes: Any) -> Job:
         ({"kind": "dance"}, "kind", ["dance", "finetune"]),
         ({"adapter": "of-tiny"}, "adapter", ["already an adapter"]),
         ({"resources": {"node": "nowhere"}}, "resources.node", ["no node named"]),
+        ({"objective": "dpo"}, "objective", ["rows of preference", "'tickets'", "text_label", "use objective sft"]),
         ({"spec_version": 99}, "spec_version", ["99", "version 1"]),
         ({"kind": "launch", "adapter": "of-other", "context_length": 512}, "adapter", ["was trained on other"]),
         ({"kind": "launch", "max_tokens": 256, "context_length": 256}, "max_tokens", ["256", "use at most 255"]),
@@ -82,6 +83,25 @@ def test_bad_specs_are_refused_in_one_sentence_at_the_field(
         assert word in error.message
     assert "\n" not in error.message
     assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize(("capability", "has"), [("8.6", "compute capability 8.6"), ("8.9", None), ("", "capability ")])
+def test_eight_bit_floats_are_for_gpus_that_have_them(user: User, capability: str, has: str | None) -> None:
+    for name, found in (("old", capability), ("new", "9.0")):
+        made = Node.objects.create(name=name, last_seen_at=timezone.now(), labels={"gpu": name})
+        Accelerator.objects.create(
+            node=made, kind="cuda", index=0, name="RTX", memory_bytes=2**34, compute_capability=found
+        )
+    assert submit(user, precision="fp8", resources={"labels": {"gpu": "new"}}).spec["precision"] == "fp8"
+    if has is None:
+        submit(user, precision="fp8")
+        return
+    with pytest.raises(Refused) as refused:
+        submit(user, precision="fp8")
+    (error,) = refused.value.errors
+    assert error.field == "precision"
+    assert "8.9 or more, and RTX of node old" in error.message
+    assert has in error.message
 
 
 def test_all_errors_are_told_at_once(user: User) -> None:

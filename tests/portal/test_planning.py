@@ -228,7 +228,7 @@ def test_a_spec_fixes_every_choice(small: None) -> None:
     assert (request.fixed.zero_stage, request.fixed.offload_optimizer, request.fixed.micro_batch) == (2, True, 2)
 
 
-@pytest.mark.parametrize(("name", "number"), [("NVIDIA A10", "bf16"), ("Tesla T4", "fp32"), ("cpu", "fp32")])
+@pytest.mark.parametrize(("name", "number"), [("NVIDIA A10", "bf16"), ("Tesla T4", "fp16"), ("cpu", "fp32")])
 def test_precision_auto_is_what_the_run_would_choose(small: None, name: str, number: str) -> None:
     node = make_node("here", kind="cpu" if name == "cpu" else "cuda")
     memory = {"NVIDIA A10": 23_028, "Tesla T4": 15_360, "cpu": 16_384}[name] * 2**20

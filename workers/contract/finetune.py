@@ -4,8 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from workers.contract.base import SPEC_VERSION, Contract, Precision, Priority, Slug, Version
+from workers.contract.base import SPEC_VERSION, Contract, Priority, Slug, Version
 from workers.contract.deepspeed import DeepSpeedSettings
+from workers.contract.numerics import NumericsSettings, TrainPrecision
+from workers.contract.objectives import DpoSettings, Objective
 from workers.contract.parallel import ParallelSettings, refusals
 from workers.contract.resources import Resources, RetryPolicy
 
@@ -91,6 +93,11 @@ class FinetuneSpec(Contract):
     adapter: Slug | None = Field(
         None, title="Result name", description="Name of the adapter or model this job makes; generated when empty."
     )
+    objective: Objective = Field(
+        "sft",
+        title="Objective",
+        description="sft: loss on answers alone; pretraining: on every token of text; dpo: prefer chosen to rejected.",
+    )
     method: TuneMethod = Field(
         "lora",
         title="Method",
@@ -136,7 +143,11 @@ class FinetuneSpec(Contract):
     max_grad_norm: float = Field(
         1.0, gt=0, le=1000, title="Gradient clipping", description="Largest global gradient norm."
     )
-    precision: Precision = Field("auto", title="Precision", description="auto: bf16 on GPUs that have it, else fp32.")
+    precision: TrainPrecision = Field(
+        "auto",
+        title="Precision",
+        description="auto: bf16 on GPUs that have it, fp16 on others, fp32 on a CPU; fp8: on Ada, Hopper and newer.",
+    )
     gradient_checkpointing: bool = Field(
         False, title="Gradient checkpointing", description="Recompute activations: less memory, about a third slower."
     )
@@ -164,8 +175,10 @@ class FinetuneSpec(Contract):
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
     checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
+    dpo: DpoSettings = Field(default_factory=DpoSettings)
     data: DataSettings = Field(default_factory=DataSettings)
     deepspeed: DeepSpeedSettings | None = Field(None, title="DeepSpeed", description="Absent: the plain trainer.")
+    numerics: NumericsSettings = Field(default_factory=NumericsSettings)
     parallel: ParallelSettings = Field(default_factory=ParallelSettings)
     resources: Resources = Field(default_factory=Resources)
 
@@ -183,6 +196,33 @@ class FinetuneSpec(Contract):
     def _can_be_spread(self) -> Self:
         for refusal in refusals(self):
             raise ValueError(refusal)
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_not_packed(self) -> Self:
+        if self.objective == "dpo" and self.packing:
+            raise ValueError(
+                "packing: a pair of answers can't share a sequence with others; leave packing off for dpo."
+            )
+        if self.objective == "dpo" and self.parallel.split > 1:
+            raise ValueError(
+                "objective: dpo needs a second model beside the trained one, which parallel.tensor and "
+                "parallel.pipeline don't spread; use sft."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
+        if self.precision == "fp8" and (self.method == "qlora" or self.deepspeed):
+            other = "the 4-bit weights of qlora" if self.method == "qlora" else "DeepSpeed"
+            raise ValueError(f"precision: fp8 can't be combined with {other}; use bf16 or auto.")
+        if self.parallel.pipeline > 1 and (self.numerics.compile or self.numerics.liger == "on"):
+            asked = "compile" if self.numerics.compile else "liger"
+            raise ValueError(f"numerics.{asked}: not with the stages of parallel.pipeline; turn it off.")
+        if self.parallel.pipeline > 1 and self.numerics.attention != "auto":
+            raise ValueError("numerics.attention: the stages of parallel.pipeline take the model's own; use auto.")
+        if self.numerics.fused_optimizer == "on" and self.deepspeed:
+            raise ValueError("numerics.fused_optimizer: DeepSpeed has an optimizer of its own; use auto or off.")
         return self
 
     @model_validator(mode="after")

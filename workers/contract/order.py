@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from workers.contract.base import SPEC_VERSION, Contract, Slug, Version
+from workers.contract.objectives import RowFormat
 from workers.contract.resources import MOST_NODES
 from workers.contract.spec import JobSpec
 
@@ -24,7 +25,7 @@ class DatasetInput(Contract):
     """Where a node finds a validated dataset, already split; JSON lines in the dataset's own format."""
 
     name: str
-    format: Literal["messages", "prompt_completion", "text", "text_label"]
+    format: RowFormat
     train_uri: str
     test_uri: str | None = None
     sha256: str

@@ -11,8 +11,8 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.distributed import DistributedConfig
 
-from workers.contract.base import Precision
 from workers.contract.launch import Quantization
+from workers.contract.numerics import TrainPrecision
 from workers.contract.order import AdapterInput, ModelInput
 from workers.runtimes.base import RunFailed, invalid, local_path, missing
 from workers.runtimes.convert import read_gguf
@@ -22,7 +22,7 @@ HUB_SCHEME = "hub://"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def choose_dtype(precision: Precision, device_kind: str) -> torch.dtype:
+def choose_dtype(precision: TrainPrecision, device_kind: str) -> torch.dtype:
     """The type of the weights. 'auto' is bf16 on a GPU that has it, else fp32: bf16 on a CPU is many times slower."""
     if device_kind == "cuda" and not torch.cuda.is_available():
         raise invalid("devices: the order gives a CUDA device, but PyTorch finds none on this node.")
@@ -31,7 +31,7 @@ def choose_dtype(precision: Precision, device_kind: str) -> torch.dtype:
     if precision == "auto":
         has_bf16 = device_kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
 
 
 def place(device_kind: str) -> torch.device:

@@ -77,9 +77,10 @@ def _train(case: Case, model: Any, tokenizer: Any, dtype: Any, tracker: Any) -> 
     from transformers import TrainerCallback
 
     from workers.contract.finetune import FinetuneSpec, LoraSettings
+    from workers.runtimes.finetune.numerics import decide, facts
     from workers.runtimes.finetune.samples import Sample
     from workers.runtimes.finetune.trained import choose_trained
-    from workers.runtimes.finetune.trainer import WatchedTrainer, as_dataset, trainer_settings
+    from workers.runtimes.finetune.trainer import AnswerTrainer, as_dataset, trainer_settings
     from workers.runtimes.measuring import Meter
 
     spec = FinetuneSpec(
@@ -98,7 +99,7 @@ def _train(case: Case, model: Any, tokenizer: Any, dtype: Any, tracker: Any) -> 
         def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
             tracker.phase = "optimizer"
 
-    class Phased(WatchedTrainer):
+    class Phased(AnswerTrainer):
         def compute_loss(self, *arguments: Any, **options: Any) -> Any:
             tracker.phase = "forward"
             loss = super().compute_loss(*arguments, **options)
@@ -118,7 +119,7 @@ def _train(case: Case, model: Any, tokenizer: Any, dtype: Any, tracker: Any) -> 
         trainer = Phased(
             Meter(()),
             model=model,
-            args=trainer_settings(spec, Path(scratch), dtype, "cpu", None),
+            args=trainer_settings(spec, Path(scratch), decide(spec, facts("cpu")), "cpu", None),
             train_dataset=as_dataset(rows),
             processing_class=tokenizer,
             peft_config=choose_trained(spec, model),

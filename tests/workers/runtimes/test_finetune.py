@@ -55,7 +55,11 @@ def test_it_learns_and_leaves_an_adapter_with_a_manifest(tiny: Path, finetuned: 
     assert len(manifest["model"]["sha256"]) == 64
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["ds_config"] is None
-    assert manifest["results"] == {"test_before": before, "test_after": after, "training": training}
+    numerics = told.result("numerics")
+    assert numerics["words"] == "fp32, sdpa attention"
+    assert manifest["results"] == {
+        "test_before": before, "test_after": after, "training": training, "numerics": numerics,
+    }  # fmt: skip
     left = [path for path in run.output_dir.rglob("*") if path.is_file()]
     assert {path.name for path in left} == {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
     assert not any(str(tiny) in path.read_text() for path in left if path.suffix == ".json")

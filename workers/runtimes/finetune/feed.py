@@ -20,7 +20,7 @@ from workers.contract.order import DatasetInput
 from workers.contract.reasons import Reason
 from workers.runtimes.base import RunFailed, invalid
 from workers.runtimes.finetune.packing import Item, as_example, packed
-from workers.runtimes.finetune.samples import Sample, sample_at
+from workers.runtimes.finetune.samples import sample_at
 from workers.runtimes.finetune.shards import Shard, counted, parse, raw_rows
 from workers.runtimes.finetune.stream import START, Arrangement, Cursor, Reader, Reading
 from workers.runtimes.team import rank, world_size
@@ -198,7 +198,7 @@ class Feed:
         if self.reading.arrangement != "packed":
             return 1.0
         some = [shard for shard in self.reading.shards if shard.rows][:: max(1, len(self.reading.shards) // 8)]
-        samples: list[Sample] = []
+        samples: list[Any] = []
         for shard in some:
             rows = enumerate(itertools.islice(raw_rows(shard), PROBED // len(some) + 1))
             samples += [

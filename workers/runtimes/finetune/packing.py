@@ -1,4 +1,5 @@
-"""What a batch is made of: samples, or packs of several in one sequence, none of which attends to another.
+"""What a batch is made of: samples, pairs of answers, or packs of samples in one sequence, none of which attends to
+another.
 
 A batch of packs has position ids that begin at 0 with each sample and no attention mask: Transformers' mask then keeps
 the samples apart (`find_packed_sequence_indices`, for sdpa, eager, flex and flash attention alike). Knows nothing of
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from workers.runtimes.finetune.pairs import Pair
 from workers.runtimes.finetune.samples import UNTRAINED, Sample
 
 
@@ -26,7 +28,7 @@ class Pack:
         return sum(len(sample.input_ids) for sample in self.samples)
 
 
-Item = Sample | Pack
+Item = Sample | Pair | Pack
 
 
 def packed(samples: Sequence[Sample], capacity: int) -> list[Pack]:
@@ -48,6 +50,8 @@ def packed(samples: Sequence[Sample], capacity: int) -> list[Pack]:
 
 def as_example(item: Item) -> dict[str, Any]:
     """Token ids and labels as a trainer takes them; a pack's with the lengths of its samples."""
+    if isinstance(item, Pair):
+        return {"prompt_ids": item.prompt_ids, "chosen_ids": item.chosen_ids, "rejected_ids": item.rejected_ids}
     if isinstance(item, Sample):
         return {"input_ids": item.input_ids, "labels": item.labels}
     return {

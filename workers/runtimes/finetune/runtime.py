@@ -14,23 +14,26 @@ from transformers import PrinterCallback, set_seed
 
 from workers.contract.launch import Quantization
 from workers.contract.measured import MEASURED
+from workers.contract.objectives import mismatch
 from workers.runtimes.base import STOPPED_EXIT, Pace, Run, invalid
 from workers.runtimes.finetune.checkpoints import Results, Saver
-from workers.runtimes.finetune.evaluation import Score, evaluate
+from workers.runtimes.finetune.evaluation import evaluate
 from workers.runtimes.finetune.feed import Feed, data_rank, is_streamed
 from workers.runtimes.finetune.manifest import write_manifest
 from workers.runtimes.finetune.merged import whole_model, write_whole_model
+from workers.runtimes.finetune.numerics import attend, decide, facts
 from workers.runtimes.finetune.packing import collate, packed
+from workers.runtimes.finetune.preferences import PreferenceTrainer
 from workers.runtimes.finetune.reshaping import reshaped
-from workers.runtimes.finetune.samples import Sample, make_samples
+from workers.runtimes.finetune.samples import make_samples
 from workers.runtimes.finetune.shards import find_shards, read_rows
 from workers.runtimes.finetune.tensor import sharding, sharing
 from workers.runtimes.finetune.to_gguf import refusal, write_gguf
 from workers.runtimes.finetune.trained import choose_trained, write_trained
-from workers.runtimes.finetune.trainer import Narrator, WatchedTrainer, as_dataset, trainer_settings
+from workers.runtimes.finetune.trainer import AnswerTrainer, Narrator, as_dataset, trainer_settings
 from workers.runtimes.finetune.zero import deepspeed_config, prepare_deepspeed, whole_parameters
 from workers.runtimes.measuring import Meter
-from workers.runtimes.models import check_context, choose_dtype, load_config, load_model
+from workers.runtimes.models import check_context, load_config, load_model
 from workers.runtimes.team import world_size
 
 ADAPTER_DIR, MODEL_DIR = "adapter", "model"
@@ -42,11 +45,14 @@ def finetune(run: Run) -> None:
     """Leave output/adapter/ (PEFT) or output/model/, in safetensors, output/manifest.json and, with DeepSpeed,
     output/ds_config.json."""
     spec, dataset = run.finetune_spec, run.dataset
+    if sentence := mismatch(spec.objective, dataset.name, dataset.format):
+        raise invalid(f"objective: {sentence}")
     if spec.parallel.pipeline > 1:
         from workers.runtimes.finetune.pipeline.recipe import finetune_in_stages
 
         return finetune_in_stages(run)
-    dtype = choose_dtype(spec.precision, run.device_kind)
+    numerics = decide(spec, facts(run.device_kind))
+    dtype = numerics.dtype
     shards = find_shards(dataset.train_uri, field="dataset.train_uri")
     streamed = is_streamed(spec, shards)
     train_rows = [] if streamed else read_rows(shards)
@@ -70,25 +76,32 @@ def finetune(run: Run) -> None:
             (run.output_dir / DS_CONFIG_FILE).write_text(json.dumps(ds_config, indent=2) + "\n")
         prepare_deepspeed(run.device_kind)
     meter = Meter(run.order.devices)
-    settings = trainer_settings(spec, run.run_dir / "trainer", dtype, run.device_kind, ds_config)
+    settings = trainer_settings(spec, run.run_dir / "trainer", numerics, run.device_kind, ds_config)
     # fp16 can't train its own weights: their gradients couldn't be unscaled.
     weights = torch.float32 if dtype == torch.float16 and not spec.makes_adapter else dtype
     quantized: Quantization = "nf4" if spec.method == "qlora" else "none"
     model, tokenizer = load_model(run.model, weights, run.device_kind, quantized, shared)
-    train = make_samples(train_rows, dataset, tokenizer, spec.context_length)
+    attend(model, numerics)
+    train: list[Any] = make_samples(train_rows, dataset, tokenizer, spec.context_length)
     test = make_samples(test_rows, dataset, tokenizer, spec.context_length)
     if spec.save_gguf and (sentence := refusal(model, tokenizer)):
         raise invalid(f"save_gguf: {sentence}")
     set_seed(spec.seed)
     narrator = Narrator(run, meter)
-    trainer = (sharing(WatchedTrainer) if shared else WatchedTrainer)(
+    prefers = spec.objective == "dpo"
+    reference = {}
+    if prefers and not spec.makes_adapter:  # else it is the model with its adapter off
+        reference["ref_model"] = load_model(run.model, weights, run.device_kind)[0].requires_grad_(False)
+        attend(reference["ref_model"], numerics)
+    trainer = (PreferenceTrainer if prefers else sharing(AnswerTrainer) if shared else AnswerTrainer)(
         meter,
         model=model,
         args=settings,
-        train_dataset=as_dataset(packed(train, spec.context_length) if spec.packing else train),
+        train_dataset=as_dataset(packed(train, spec.context_length) if spec.packing else train, spec.objective),
         processing_class=tokenizer,
         peft_config=choose_trained(spec, model),
         callbacks=[narrator],
+        **reference,
     )
     if spec.packing:
         trainer.data_collator = partial(collate, pad_id=tokenizer.pad_token_id or 0)
@@ -106,20 +119,22 @@ def finetune(run: Run) -> None:
     checkpoint = saver.resume(run.order.resume)
     if ds_config is not None:
         checkpoint = reshaped(run, checkpoint, trainer.accelerator.state.deepspeed_plugin.deepspeed_config)
-    # Under ZeRO 3 and tensor parallel no process has the model by itself.
-    scores = bool(test) and (run.leads or zero_3 or shared is not None)
+    results["numerics"] = numerics.told(model)
+    run.result("numerics", results["numerics"])
+    run.say(f"Computes in {results['numerics']['words']}.")
+    # Under ZeRO 3 and tensor parallel no process has the model by itself; the preference trainer speaks with all.
+    scores = bool(test) and (run.leads or zero_3 or shared is not None or prefers)
 
     if "test_before" in results:
         run.result("test_before", results["test_before"])
     elif scores:
         run.phase("evaluating before")
         with whole_parameters(trainer.model.parameters(), zero_3):
-            score = _evaluate(run, trainer.model, tokenizer, test)
-        results["test_before"] = score.values()
-        run.result("test_before", score.values())
+            results["test_before"] = _evaluate(run, trainer, tokenizer, test)
+        run.result("test_before", results["test_before"])
 
     if spec.checkpoints.evaluate and scores:
-        saver.score = lambda: _evaluate(run, trainer.model, tokenizer, test, loss_only=True).loss
+        saver.score = lambda: float(_evaluate(run, trainer, tokenizer, test, loss_only=True)["loss"])
     elif spec.checkpoints.evaluate and not test:
         run.say("There is no test split: checkpoints are not scored.")
 
@@ -149,9 +164,8 @@ def finetune(run: Run) -> None:
 
         if scores:
             run.phase("evaluating after")
-            score = _evaluate(run, trainer.model, tokenizer, test)
-            results["test_after"] = score.values()
-            run.result("test_after", score.values())
+            results["test_after"] = _evaluate(run, trainer, tokenizer, test)
+            run.result("test_after", results["test_after"])
 
         kept = ADAPTER_DIR if spec.makes_adapter else MODEL_DIR
         run.phase(f"saving {kept}")
@@ -176,21 +190,20 @@ def finetune(run: Run) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _evaluate(run: Run, model: Any, tokenizer: Any, samples: list[Sample], loss_only: bool = False) -> Score:
+def _evaluate(
+    run: Run, trainer: Any, tokenizer: Any, samples: list[Any], loss_only: bool = False
+) -> dict[str, float | int]:
     pace = Pace()
 
     def progress(done: int, total: int) -> None:
         if not loss_only:
             run.progress(done, total, "rows", pace.eta_s(done, total))
 
-    return evaluate(
-        model,
-        tokenizer,
-        samples,
-        run.dataset.labels if run.dataset.format == "text_label" and not loss_only else (),
-        batch_size=max(8, run.finetune_spec.micro_batch),
-        progress=progress,
-    )
+    if isinstance(trainer, PreferenceTrainer):
+        return trainer.score(samples, progress)
+    labels = run.dataset.labels if run.dataset.format == "text_label" and not loss_only else ()
+    batch = max(8, run.finetune_spec.micro_batch)
+    return evaluate(trainer.model, tokenizer, samples, labels, batch, progress).values()
 
 
 def _trainable(model: Any) -> int:

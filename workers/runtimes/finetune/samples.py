@@ -13,6 +13,7 @@ from workers.contract.order import DatasetInput
 from workers.contract.prompts import label_instruction, label_messages
 from workers.runtimes.base import RunFailed, invalid
 from workers.runtimes.chat import Message, encode, has_template, render
+from workers.runtimes.finetune.pairs import Pair, make_pair
 
 UNTRAINED = -100
 """Label of a token that doesn't count towards the loss (PyTorch's cross entropy ignores it)."""
@@ -38,20 +39,25 @@ class Sample:
     prompt_ids: list[int]
     answer: str | None = None
 
+    def __len__(self) -> int:
+        return len(self.input_ids)
 
-def make_samples(rows: list[Row], dataset: DatasetInput, tokenizer: Any, context_length: int) -> list[Sample]:
-    """One sample a row. Raises RunFailed(invalid_input) naming the first row that doesn't fit the dataset's format."""
+
+def make_samples(rows: list[Row], dataset: DatasetInput, tokenizer: Any, context_length: int) -> list[Sample | Pair]:
+    """One sample a row, or pair of answers. Raises RunFailed(invalid_input) naming the first row that doesn't fit the
+    dataset's format."""
     return [
         sample_at(row, f"row {number}", dataset, tokenizer, context_length) for number, row in enumerate(rows, start=1)
     ]
 
 
-def sample_at(row: Row, where: str, dataset: DatasetInput, tokenizer: Any, context_length: int) -> Sample:
-    """As `make_sample`; a refusal says that it is about the row `where`."""
+def sample_at(row: Row, where: str, dataset: DatasetInput, tokenizer: Any, context_length: int) -> Sample | Pair:
+    """As `make_sample` or `make_pair`; a refusal says that it is about the row `where`."""
+    given = {key: value for key, value in row.items() if value is not None}
     try:
-        return make_sample(
-            {key: value for key, value in row.items() if value is not None}, dataset, tokenizer, context_length
-        )
+        if dataset.format == "preference":
+            return make_pair(given, tokenizer, context_length)
+        return make_sample(given, dataset, tokenizer, context_length)
     except KeyError as error:
         raise invalid(f"dataset: {where} has no {error}, which format {dataset.format} needs.") from error
     except (TypeError, AttributeError) as error:

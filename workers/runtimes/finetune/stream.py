@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from workers.runtimes.finetune.lengths import by_length
 from workers.runtimes.finetune.packing import Item, Pack, packed
+from workers.runtimes.finetune.pairs import Pair
 from workers.runtimes.finetune.samples import Sample
 from workers.runtimes.finetune.shards import Raw, Row, Shard, parse, raw_rows
 
@@ -83,7 +84,7 @@ class Reading:
 class Reader:
     """One of the readers of a dataset, from a cursor on, for ever."""
 
-    def __init__(self, reading: Reading, number: int, sample: Callable[[Row, str], Sample]) -> None:
+    def __init__(self, reading: Reading, number: int, sample: Callable[[Row, str], Sample | Pair]) -> None:
         """`sample` makes tokens of a row, of which it is told where it is."""
         self._reading = reading
         self._number = number
@@ -136,13 +137,12 @@ class Reader:
         samples = [self._made(*row) for row in rows]
         items: Sequence[Item]
         if reading.arrangement == "packed":
-            items = packed(samples, reading.capacity)
+            items = packed(cast(list[Sample], samples), reading.capacity)  # pairs are never packed
             random.shuffle(items)
         else:
             pending = reading.given(self._number, Cursor(window)) % reading.batch
-            by_size = by_length(samples, lambda sample: len(sample.input_ids), reading.batch, pending, random)
-            items = by_size
+            items = by_length(samples, len, reading.batch, pending, random)
         return iter(items[skipped:])
 
-    def _made(self, raw: Raw, shard: Shard, number: int) -> Sample:
+    def _made(self, raw: Raw, shard: Shard, number: int) -> Sample | Pair:
         return self._sample(parse(raw, shard, number), f"row {number + 1} of {shard.name}")

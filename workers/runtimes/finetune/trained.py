@@ -33,19 +33,36 @@ def choose_trained(spec: FinetuneSpec, model: Any) -> LoraConfig | None:
 
 
 def lora_config(spec: FinetuneSpec, model: Any) -> LoraConfig:
-    """PEFT's settings. Raises RunFailed for target modules the model doesn't have."""
+    """PEFT's settings. Raises RunFailed for target modules the model doesn't have.
+
+    A mixture's experts are no linear layers in Transformers 5, but one parameter of all of them for each product; they
+    belong to "all-linear" and go by the name of the parameter, or by "experts".
+    """
     targets: str | list[str] = spec.lora.target_modules
-    if targets != "all-linear":
+    experts = _experts(model)
+    if targets == "all-linear":
+        trained = {_short(name) for name in experts}
+    else:
         head = model.get_output_embeddings()
         linear = [
             name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
         ]
-        targets = sorted({found for wanted in _listed(spec.lora.target_modules) for found in _targets(wanted, linear)})
+        wanted = _listed(spec.lora.target_modules)
+        chosen = [_targets(each, linear, experts) for each in wanted]
+        targets = sorted(set().union(*(layers for layers, _ in chosen)))
+        trained = set().union(*(parameters for _, parameters in chosen))
+    if trained and (spec.lora.dropout or spec.lora.variant == "dora"):
+        field, value = ("dropout", spec.lora.dropout) if spec.lora.dropout else ("variant", "dora")
+        raise invalid(
+            f"lora.{field}: {value} can't be had with adapters on a mixture's experts; leave it at its default, "
+            "or name target modules without the experts, e.g. q_proj, v_proj."
+        )
     return LoraConfig(
         r=spec.lora.rank,
         lora_alpha=spec.lora.alpha,
         lora_dropout=spec.lora.dropout,
         target_modules=targets,
+        target_parameters=sorted(trained) or None,
         use_dora=spec.lora.variant == "dora",
         use_rslora=spec.lora.variant == "rslora",
         task_type="CAUSAL_LM",
@@ -79,15 +96,31 @@ def _is_shared(model: Any) -> bool:
     return (getattr(model, "tp_size", None) or 1) > 1
 
 
-def _targets(wanted: str, linear: list[str]) -> set[str]:
-    """A plain name as it is, once it is known; a pattern as the layers it meets."""
+def _targets(wanted: str, linear: list[str], experts: list[str]) -> tuple[set[str], set[str]]:
+    """(layers, experts' parameters): of a plain name as it is, once it is known; of a pattern those it meets."""
     if any(sign in wanted for sign in "*?["):
-        if found := {name for name in linear if _meets(name, wanted)}:
-            return found
-    elif wanted in {name.split(".")[-1] for name in linear}:
-        return {wanted}
-    names = ", ".join(sorted({name.split(".")[-1] for name in linear}))
+        layers, parameters = ({name for name in names if _meets(name, wanted)} for names in (linear, experts))
+    else:
+        layers = {wanted} & {name.split(".")[-1] for name in linear}
+        parameters = {_short(name) for name in experts if wanted in name.split(".")[-2:]}
+    if layers or parameters:
+        return layers, parameters
+    names = ", ".join(sorted({name.split(".")[-1] for name in (*linear, *experts)}))
     raise invalid(f"lora.target_modules: {wanted!r} is no layer LoRA can train here; use some of {names}.")
+
+
+def _experts(model: Any) -> list[str]:
+    """Parameters that hold a product's weights of all experts: three dimensions, which ZeRO 3 keeps aside."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if name.split(".")[-2:-1] == ["experts"] and len(getattr(parameter, "ds_shape", parameter.shape)) == 3
+    ]
+
+
+def _short(name: str) -> str:
+    """An expert parameter's name without its layer: 'experts.down_proj'."""
+    return ".".join(name.split(".")[-2:])
 
 
 def _keep_layout(model: Any) -> None:

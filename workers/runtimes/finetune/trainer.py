@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer set up from a FinetuneSpec, and the callback that tells the run how it goes.
+"""TRL's trainers set up from a FinetuneSpec, and the callback that tells the run how it goes.
 
 Knows nothing of files, evaluation or manifests.
 """
@@ -12,26 +12,31 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import Trainer, TrainerCallback
+from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from workers.contract.finetune import FinetuneSpec
+from workers.contract.objectives import Objective
 from workers.contract.reasons import Reason
 from workers.runtimes.base import Pace, Run, RunFailed
 from workers.runtimes.finetune.feed import Feed
 from workers.runtimes.finetune.lengths import LengthSampler
+from workers.runtimes.finetune.numerics import Numerics
 from workers.runtimes.finetune.packing import Item, as_example
+from workers.runtimes.finetune.pairs import Pair
 from workers.runtimes.finetune.samples import Sample
 from workers.runtimes.finetune.zero import WAIT_S
 from workers.runtimes.measuring import Meter
 from workers.runtimes.team import world_size
 
+TOLD = ("loss", "grad_norm", "learning_rate", "epoch", "aux_loss")
+"""Of what the trainer logs, what the run tells, and all rewards of preference tuning."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
-class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untyped
-    """SFTTrainer that stops at the first loss that is no number, before it reaches the weights; tells `meter` what it
-    trains on."""
+class WatchedTrainer(Trainer):  # type: ignore[misc]  # the library is untyped
+    """Put before one of TRL's trainers: it then stops at the first loss that is no number, before it reaches the
+    weights, tells `meter` what it trains on, and can be fed and gone on with to the bit."""
 
     def __init__(self, meter: Meter, **options: Any) -> None:
         super().__init__(**options)
@@ -51,20 +56,15 @@ class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untype
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        lengths = self.train_dataset["length"]
         # The library's own is another after a checkpoint: it draws from the generator that the model draws from.
         return LengthSampler(
             lengths, self.args.train_batch_size, self.args.data_seed, lambda: int(self.state.epoch or 0)
         )
 
     def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
-        self._meter.saw(inputs["input_ids"].numel(), self.args.per_device_train_batch_size)
-        packed, before = inputs.pop("tokens", None), self._total_train_tokens
+        self._meter.saw(inputs["input_ids"].numel(), len(inputs["input_ids"]))
         loss: torch.Tensor = super().training_step(model, inputs, *arguments, **options)
-        if packed is not None:  # the library counts one sequence of a batch that has no attention mask
-            tokens = int(self.accelerator.gather_for_metrics(packed.to(self.args.device)).sum()) // self.get_tp_size()
-            self._total_train_tokens = before + tokens
-            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         if not torch.isfinite(loss):
             raise RunFailed(
                 Reason.NAN_LOSS,
@@ -101,6 +101,26 @@ class WatchedTrainer(SFTTrainer):  # type: ignore[misc]  # the library is untype
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The library's own checkpoints are neither whole nor atomic; `checkpoints.Saver` makes them, at on_save."""
+
+
+class AnswerTrainer(WatchedTrainer, SFTTrainer):  # type: ignore[misc]  # the library is untyped
+    """SFTTrainer that is watched, and counts the tokens of packs."""
+
+    def __init__(self, meter: Meter, **options: Any) -> None:
+        super().__init__(meter, **options)
+        text = self.model.config.get_text_config()
+        if hasattr(text, "output_router_logits"):
+            # A training step asks for a mixture's router loss itself; who scores or serves has no use for it.
+            text.output_router_logits = False
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
+        packed, before = inputs.pop("tokens", None), self._total_train_tokens
+        loss = super().training_step(model, inputs, *arguments, **options)
+        if packed is not None:  # the library counts one sequence of a batch that has no attention mask
+            tokens = int(self.accelerator.gather_for_metrics(packed.to(self.args.device)).sum()) // self.get_tp_size()
+            self._total_train_tokens = before + tokens
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return loss
 
 
 class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
@@ -144,7 +164,7 @@ class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             return
         now = time.monotonic()
         values: dict[str, float] = {
-            name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs
+            name: float(value) for name, value in logs.items() if name in TOLD or name.startswith("rewards/")
         }
         tokens = float(logs.get("num_tokens", self.tokens))
         values["tokens_per_s"] = (tokens - self.tokens) / max(now - self._logged_at, 1e-9)
@@ -155,10 +175,10 @@ class Narrator(TrainerCallback):  # type: ignore[misc]  # the library is untyped
 
 
 def trainer_settings(
-    spec: FinetuneSpec, work_dir: Path, dtype: torch.dtype, device_kind: str, ds_config: dict[str, Any] | None
-) -> SFTConfig:
+    spec: FinetuneSpec, work_dir: Path, numerics: Numerics, device_kind: str, ds_config: dict[str, Any] | None
+) -> SFTConfig | DPOConfig:
     """The spec in the trainer's words. `work_dir` is scratch space. Under ZeRO 3, make it before loading the model."""
-    return SFTConfig(
+    common: dict[str, Any] = dict(
         output_dir=str(work_dir),
         num_train_epochs=spec.epochs,
         max_steps=spec.max_steps or -1,
@@ -166,17 +186,14 @@ def trainer_settings(
         gradient_accumulation_steps=spec.gradient_accumulation,
         max_length=spec.context_length,
         train_sampling_strategy="group_by_length" if spec.data.batching == "by_length" else "random",
-        dataset_kwargs={"skip_prepare_dataset": True},
         learning_rate=spec.learning_rate,
         lr_scheduler_type=SCHEDULES[spec.schedule],
         warmup_steps=spec.warmup_ratio,  # below 1 the trainer reads it as a share of the steps
-        optim="adamw_torch",
         adam_beta1=spec.beta1,
         adam_beta2=spec.beta2,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
+        **numerics.options(),
         gradient_checkpointing=spec.gradient_checkpointing,
         seed=spec.seed,
         data_seed=spec.seed,
@@ -193,9 +210,25 @@ def trainer_settings(
         ddp_find_unused_parameters=False,
         deepspeed=ds_config,
     )
+    settings: SFTConfig | DPOConfig
+    if spec.objective == "dpo":
+        settings = DPOConfig(
+            **common,
+            beta=spec.dpo.beta,
+            loss_type=[spec.dpo.loss_type],
+            label_smoothing=spec.dpo.label_smoothing,
+            disable_dropout=not spec.lora.dropout,
+        )
+    else:
+        settings = SFTConfig(**common, dataset_kwargs={"skip_prepare_dataset": True})
+    if numerics.precision == "fp8":
+        settings.mixed_precision = "fp8"  # Accelerate's word, for which the trainer has no argument of its own
+    return settings
 
 
-def as_dataset(items: Sequence[Item]) -> Dataset:
-    """Samples, or packs of them, as the trainer takes them; a stand-in where there are none, for a feed gives them."""
-    examples = [as_example(item) for item in items] or [as_example(Sample([0], [0], []))]
+def as_dataset(items: Sequence[Item], objective: Objective = "sft") -> Dataset:
+    """Samples, pairs or packs as the trainer takes them; a stand-in where there are none, for a feed gives them."""
+    if not items:
+        items = [Pair([0], [0], [0]) if objective == "dpo" else Sample([0], [0], [])]
+    examples = [{**as_example(item), "length": len(item)} for item in items]
     return Dataset.from_dict({name: [example[name] for example in examples] for name in examples[0]})
