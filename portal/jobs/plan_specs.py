@@ -14,13 +14,15 @@ from portal.jobs import spreading
 from portal.jobs.plan_names import GIB, WHOLE_FLEET, resolve_hardware
 from portal.planner.answer import Plan
 from portal.planner.hardware import Fleet
-from portal.planner.request import Fixed, Number, PlanRequest, Workload
+from portal.planner.request import Fixed, Number, PlanRequest, Quantized, Workload
 from workers.contract.errors import from_pydantic
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 
 WORKABLE = ("none", "int8", "nf4")
-"""Quantizations that a launch can load."""
+"""Quantizations that a plan may have and a launch can load."""
+PLANNED_AS: dict[str, Quantized] = {"torchao_int8": "int8", "torchao_int4": "gptq"}
+"""What takes as much memory: 4 bits in groups, as GPTQ has them."""
 
 
 def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> PlanRequest:
@@ -33,11 +35,11 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
     else:
         number = "bf16" if spec.precision == "fp8" else spec.precision  # 8 bits have only the products' inputs
     if isinstance(spec, LaunchSpec):
-        # The engine answers one request at a time, on the first device it is given.
+        # Planned for one answer at a time: the engine takes as many more as memory holds beside the weights.
         workload = Workload(goal="infer", context=spec.context_length, concurrency=1)
         fixed = Fixed(
             precision=number,
-            quantization=spec.quantization,
+            quantization=PLANNED_AS.get(spec.quantization, spec.quantization),
             kv_cache=number,
             tensor_parallel=1,
             pipeline_parallel=1,

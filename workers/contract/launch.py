@@ -5,9 +5,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from workers.contract.base import SPEC_VERSION, Contract, Precision, Priority, Slug, Version
-from workers.contract.resources import Resources, RetryPolicy
+from workers.contract.resources import Resources, RetryPolicy, on_one_node
 
-Quantization = Literal["none", "int8", "nf4"]
+Quantization = Literal["none", "int8", "nf4", "torchao_int8", "torchao_int4"]
+EngineName = Literal["auto", "transformers", "vllm", "llama_cpp"]
+Offload = Literal["none", "cpu", "disk"]
 
 
 class LaunchSpec(Contract):
@@ -20,12 +22,40 @@ class LaunchSpec(Contract):
     )
     model: Slug = Field(title="Model", description="Name of a model profile.")
     adapter: Slug | None = Field(None, title="Adapter", description="Name of an adapter made for this model.")
+    engine: EngineName = Field(
+        "auto", title="Engine", description="auto: what suits the model and the node; its reason is on the job's page."
+    )
     quantization: Quantization = Field(
-        "none", title="Quantization", description="int8: 8-bit, nf4: 4-bit weights (bitsandbytes)."
+        "none",
+        title="Quantization",
+        description="int8, nf4: 8- and 4-bit weights (bitsandbytes); torchao_int8, torchao_int4: by torchao.",
     )
     precision: Precision = Field("auto", title="Precision", description="auto: bf16 on GPUs that have it, else fp32.")
     context_length: int = Field(
         2048, ge=8, le=10_000_000, title="Context length", description="Prompt plus answer, tokens."
+    )
+    max_concurrency: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        title="Max concurrency",
+        description="Answers made at a time; fewer where memory holds the keys and values of fewer.",
+    )
+    queue: int = Field(
+        32, ge=0, le=10_000, title="Queue", description="Requests that may wait beyond those; more are refused at once."
+    )
+    drain_s: float = Field(
+        10,
+        ge=0,
+        le=600,
+        title="Drain",
+        description="Seconds that answers under way may still take when the launch is stopped.",
+    )
+    device_memory_gib: float = Field(
+        0, ge=0, le=2048, title="Memory for weights", description="Per device, GiB; 0: all of it. Needs an offload."
+    )
+    offload: Offload = Field(
+        "none", title="Offload", description="Where layers go that are beyond the memory for weights; much slower."
     )
     max_tokens: int = Field(256, ge=1, le=1_000_000, title="Max tokens", description="Default length of an answer.")
     temperature: float = Field(0.7, ge=0, le=2, title="Temperature", description="0 is greedy.")
@@ -50,6 +80,20 @@ class LaunchSpec(Contract):
         description="An attempt that ran well for ten minutes begins the count anew.",
     )
     resources: Resources = Field(default_factory=Resources)
+
+    @model_validator(mode="after")
+    def _of_one_node(self) -> Self:
+        on_one_node(self.resources, "a launch")
+        return self
+
+    @model_validator(mode="after")
+    def _offloads_what_is_beyond(self) -> Self:
+        if (self.offload == "none") != (self.device_memory_gib == 0):
+            raise ValueError(
+                f"offload: {self.offload!r} and device_memory_gib {self.device_memory_gib:g} don't go together; give "
+                "both, or neither (none and 0)."
+            )
+        return self
 
     @model_validator(mode="after")
     def _room_for_a_prompt(self) -> Self:

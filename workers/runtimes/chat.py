@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 
 from workers.runtimes.base import invalid
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 class ChatTokenizer(Protocol):
@@ -25,8 +25,19 @@ def has_template(tokenizer: ChatTokenizer) -> bool:
     return bool(tokenizer.chat_template)
 
 
-def render(tokenizer: ChatTokenizer, messages: Sequence[Message], answer_next: bool) -> str:
-    """The text of a conversation; with `answer_next` it ends where the assistant begins to speak.
+def takes_tools(tokenizer: ChatTokenizer) -> bool:
+    """Whether the template knows of tools that the assistant may call."""
+    return "tools" in str(tokenizer.chat_template or "")
+
+
+def render(
+    tokenizer: ChatTokenizer,
+    messages: Sequence[Message],
+    answer_next: bool,
+    tools: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The text of a conversation; with `answer_next` it ends where the assistant begins to speak. `tools`: functions
+    it may call, as JSON schemas; for a template that `takes_tools`.
 
     Without a template: the contents joined by line breaks. Raises RunFailed(invalid_input) when the template refuses
     the messages (some want user and assistant to alternate, some know no system role).
@@ -34,7 +45,9 @@ def render(tokenizer: ChatTokenizer, messages: Sequence[Message], answer_next: b
     if not has_template(tokenizer):
         return "\n".join(message["content"] for message in messages) + ("\n" if answer_next and messages else "")
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer_next)
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=answer_next, tools=list(tools) or None
+        )
     except TemplateError as error:
         raise invalid(f"messages: the model's chat template refuses them ({error}).") from error
     return str(text)

@@ -3,17 +3,20 @@
 Refuses pickled weights; runs a model's own code only where the order allows it. Knows nothing of training or serving.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.distributed import DistributedConfig
 
 from workers.contract.launch import Quantization
 from workers.contract.numerics import TrainPrecision
 from workers.contract.order import AdapterInput, ModelInput
+from workers.runtimes import quantized
 from workers.runtimes.base import RunFailed, invalid, local_path, missing
 from workers.runtimes.convert import read_gguf
 from workers.runtimes.team import local_rank
@@ -46,9 +49,11 @@ def load_model(
     quantization: Quantization = "none",
     sharding: DistributedConfig | None = None,
     spread: bool = False,
+    offload: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Any, Any]:
     """(model in eval mode on its device, tokenizer). `sharding`: over the processes of the run, each of which calls it;
-    `spread`: by this process alone, over all the run's GPUs on this node.
+    `spread`: by this process alone, over all the run's GPUs on this node; `offload`: the loader's options that say
+    which layers go elsewhere.
 
     Raises RunFailed: artifact_missing where nothing is there, invalid_input where what is there can't be used.
     """
@@ -56,7 +61,8 @@ def load_model(
         return _load_gguf(source, dtype, device_kind, quantization)
     name, options = _where(source)
     spread = spread and device_kind == "cuda" and torch.cuda.device_count() > 1
-    layout = _quantized(quantization, dtype, device_kind) | ({"device_map": "auto"} if spread else {})
+    layout = quantized.options(quantization, dtype, place(device_kind)) | ({"device_map": "auto"} if spread else {})
+    layout |= dict(offload)
     if sharding is not None:
         layout["distributed_config"] = sharding
     try:
@@ -175,21 +181,6 @@ def _load_gguf(source: ModelInput, dtype: torch.dtype, device_kind: str, quantiz
     except (OSError, ValueError) as error:
         raise _unreadable(source, error) from error
     return model.to(place(device_kind)), with_padding(tokenizer)
-
-
-def _quantized(quantization: Quantization, dtype: torch.dtype, device_kind: str) -> dict[str, Any]:
-    if quantization == "none":
-        return {}
-    if quantization == "int8":
-        config = BitsAndBytesConfig(load_in_8bit=True)
-    else:  # nf4 with double quantization: Dettmers et al. 2023 (QLoRA)
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    return {"quantization_config": config, "device_map": {"": str(place(device_kind))}}
 
 
 def _unreadable(source: ModelInput, error: Exception) -> RunFailed:

@@ -1,6 +1,5 @@
 """A served model, asked over HTTP like OpenAI's."""
 
-import asyncio
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -9,15 +8,11 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
-import torch
 
 from tests.tiny_model import CONTEXT
 from tests.workers.conftest import eventually
 from tests.workers.runtimes.conftest import Child, Told, finetune_order, launch_order
-from workers.contract.order import ModelInput
 from workers.runtimes.base import Run
-from workers.runtimes.models import load_model
-from workers.runtimes.serve.engine import Ask, Engine
 
 HELLO = [{"role": "user", "content": "Where is my parcel?"}]
 
@@ -120,7 +115,10 @@ def test_a_stop_string_ends_the_answer_before_it(served: Served) -> None:
         ({"max_tokens": 0}, "max_tokens", 400),
         ({"max_tokens": CONTEXT}, "max_tokens", 400),
         ({"max_completion_tokens": CONTEXT}, "max_completion_tokens", 400),
-        ({"n": 2}, "n", 400),
+        ({"n": 0}, "n", 400),
+        ({"n": 17}, "n", 400),
+        ({"presence_penalty": 1}, "presence_penalty", 400),
+        ({"tools": [{"type": "function"}]}, "tools", 400),
         ({"seed": -1}, "seed", 400),
         ({"model": "other"}, "model", 404),
     ],
@@ -143,17 +141,38 @@ def test_without_the_token_nothing_is_shown(served: Served, path: str, header: s
 
 
 def test_each_answer_is_counted(served: Served) -> None:
-    before = (served.child.told().metric("requests_total") or [0])[-1]
     used = ask(served, max_tokens=3).json()["usage"]["completion_tokens"]
 
     def counted() -> Told | None:
         told = served.child.told()
-        return told if (told.metric("requests_total") or [0])[-1] > before else None
+        return (
+            told if (told.metric("tokens_out_total") or [0])[-1] >= used and told.metric("running")[-1] == 0 else None
+        )
 
     told = eventually(counted)
-    assert told.metric("requests_total")[-1] == before + 1
-    assert told.metric("tokens_out_total")[-1] >= used
+    assert told.metric("requests_total")[-1] >= 1
+    assert told.metric("tokens_in_total")[-1] > 5
     assert told.metric("ttft_s")[-1] > 0
+
+
+def test_several_answers_to_one_request_are_drawn_apart(served: Served) -> None:
+    body = ask(served, n=3, seed=3, temperature=2, top_p=1, max_tokens=12).json()
+    texts = [choice["message"]["content"] for choice in body["choices"]]
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    assert (
+        texts[0]
+        == ask(served, seed=3, temperature=2, top_p=1, max_tokens=12).json()["choices"][0]["message"]["content"]
+    )
+
+
+def test_plain_text_is_gone_on_with_and_made_into_vectors(served: Served) -> None:
+    body = served.http.post("/v1/completions", json={"prompt": "Where is", "max_tokens": 4, "logprobs": 2}).json()
+    (choice,) = body["choices"]
+    assert body["object"] == "text_completion"
+    assert len(choice["logprobs"]["tokens"]) == body["usage"]["completion_tokens"]
+    vectors = served.http.post("/v1/embeddings", json={"input": ["one", "two"]}).json()["data"]
+    assert [len(vector["embedding"]) for vector in vectors] == [64, 64]
 
 
 def test_sigterm_lets_an_answer_end(tiny: Path, tmp_path: Path, finetuned: Callable[..., tuple[Run, Told]]) -> None:
@@ -176,25 +195,3 @@ def test_sigterm_lets_an_answer_end(tiny: Path, tmp_path: Path, finetuned: Calla
     told = served.child.told()
     assert told.of("failed") == []
     assert told.result("measured")["sequence_tokens"] > 4
-
-
-def test_an_answer_nobody_waits_for_is_given_up(tiny: Path) -> None:
-    model, tokenizer = load_model(ModelInput(name="tiny", uri=str(tiny)), torch.float32, "cpu")
-    model.generation_config.eos_token_id = -1  # never ends by itself
-    made: list[int] = []
-    model.register_forward_hook(lambda *_: made.append(1))
-    engine = Engine(model, tokenizer, CONTEXT)
-    prompt = engine.tokens(HELLO)
-
-    async def leave_early_then_ask_again() -> int:
-        answer = engine.answer(Ask(prompt, 200, 0, 1, 1))
-        async for _ in answer:
-            break
-        await answer.aclose()
-        return [piece.tokens async for piece in engine.answer(Ask(prompt, 3, 0, 1, 1))][-1]
-
-    try:
-        assert asyncio.run(leave_early_then_ask_again()) == 3
-    finally:
-        engine.close()
-    assert len(made) < 200

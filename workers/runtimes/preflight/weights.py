@@ -23,7 +23,12 @@ _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 
 # Bytes per weight of a quantized matrix: int8 with a scale a row; nf4 with a double-quantized scale for each 64
 # weights, 4 + 8/64 + 32/(64 * 256) bits (Dettmers et al. 2023, section 3).
-_QUANTIZED_BYTES = {"int8": 1.0, "nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
+_QUANTIZED_BYTES = {
+    "int8": 1.0,
+    "nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8,
+    "torchao_int8": 1.0,
+    "torchao_int4": (4 + 32 / 64) / 8,
+}
 
 
 @dataclass(frozen=True)

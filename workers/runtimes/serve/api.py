@@ -1,13 +1,12 @@
-"""The HTTP face of an engine: /health, /v1/models, /v1/chat/completions, behind a bearer token.
+"""The HTTP face of an engine: /health, /v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings.
 
 Knows nothing of how text is made. Bad requests are answered in OpenAI's error shape.
 """
 
 import asyncio
 import json
-import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,73 +16,121 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers.contract.launch import LaunchSpec
-from workers.runtimes.base import RunFailed
-from workers.runtimes.serve.engine import Ask, Engine, Piece
-from workers.runtimes.serve.protocol import BadRequest, ChatRequest, Reply, error_body
+from workers.runtimes.serve import tools
+from workers.runtimes.serve.asking import Asking
+from workers.runtimes.serve.engine import Ask, Broken, Engine, Piece, Refused, Stream
+from workers.runtimes.serve.gate import TokenGate
+from workers.runtimes.serve.protocol import (
+    BadRequest,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    error_body,
+)
+from workers.runtimes.serve.replies import ChatReply, Choice, Reply, TextReply, embeddings
+from workers.runtimes.serve.tally import Tally
 
-Report = Callable[[dict[str, float]], None]
-Pieces = AsyncGenerator[Piece, None]
+RETRY_AFTER_S = {"full": 1, "stopping": 10, "failed": 10}
 
 
-class TokenGate:
-    """Lets a request through with `Authorization: Bearer TOKEN`; /health is open to all."""
+class Answers:
+    """Begins what a request asks for, and writes it as it comes."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._expected = app, f"Bearer {token}".encode()
+    def __init__(self, engine: Engine, tally: Tally) -> None:
+        self._engine, self._tally = engine, tally
+
+    async def give(
+        self, request: Request, asks: Sequence[Ask], reply: Reply, streamed: bool, with_tools: bool = False
+    ) -> Response:
+        """All asks are begun before anything is answered: where one finds no place, none is made."""
+        begun: list[Stream] = []
+        try:
+            for ask in asks:
+                begun.append(self._engine.stream(ask))
+        except Refused:
+            for stream in begun:
+                stream.cancel()
+            raise
+        pieces = self._pieces(begun)
+        if streamed:
+            return EventStream(begun, _events(pieces, reply, len(asks), with_tools))
+        return await _whole(request, pieces, reply, len(asks), with_tools)
+
+    async def _pieces(self, streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Piece]]:
+        """(number of the answer, piece) of all as they come. Left early, all are given up."""
+        given: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
+
+        async def follow(number: int, stream: Stream) -> None:
+            try:
+                async with aclosing(self._tally.watch(stream)) as pieces:  # type: ignore[type-var]
+                    async for piece in pieces:
+                        given.put_nowait((number, piece))
+            except Exception as error:
+                given.put_nowait((number, error))
+            given.put_nowait((number, None))
+
+        tasks = [asyncio.create_task(follow(number, stream)) for number, stream in enumerate(streams)]
+        left = len(tasks)
+        try:
+            while left:
+                number, piece = await given.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                if piece is None:
+                    left -= 1
+                else:
+                    yield number, piece
+        finally:
+            for stream, task in zip(streams, tasks, strict=True):
+                stream.cancel()
+                task.cancel()
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. However it ends, even before it begins, the answers behind it are given up."""
+
+    def __init__(self, streams: Sequence[Stream], events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != "/health":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(given, self._expected):
-                body = error_body("This model asks for its bearer token.", code="invalid_api_key")
-                await JSONResponse(body, status_code=401, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-class Tally:
-    """Counts what was served and reports it after each answer: requests_total, tokens_out_total, ttft_s (seconds from
-    request to first text, waiting included) and tokens_per_s (of the answer, after its first text)."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._requests, self._tokens = 0, 0
-
-    async def watch(self, pieces: Pieces) -> Pieces:
-        start, first, tokens = time.monotonic(), None, 0
         try:
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    first = first or time.monotonic()
-                    tokens = piece.tokens
-                    yield piece
+            await super().__call__(scope, receive, send)
         finally:
-            self._requests, self._tokens = self._requests + 1, self._tokens + tokens
-            values: dict[str, float] = {"requests_total": self._requests, "tokens_out_total": self._tokens}
-            if first is not None:
-                values["ttft_s"] = first - start
-                if tokens > 1 and (took := time.monotonic() - first) > 0:
-                    values["tokens_per_s"] = (tokens - 1) / took
-            self._report(values)
+            for stream in self._streams:
+                stream.cancel()
 
 
-def make_app(engine: Engine, spec: LaunchSpec, model_name: str, token: str, report: Report) -> ASGIApp:
-    """The whole application, gate included. `report` receives figures after each answer."""
+def make_app(engine: Engine, spec: LaunchSpec, model_name: str, token: str, tally: Tally) -> ASGIApp:
+    """The whole application, gate included."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    tally = Tally(report)
+    asking, answers = Asking(engine, spec, model_name), Answers(engine, tally)
     created = int(time.time())
 
     @app.exception_handler(BadRequest)
     async def refuse(_: Request, error: BadRequest) -> Response:
-        return JSONResponse(error.body(), status_code=error.status)
+        tally.failed("invalid")
+        return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
 
     @app.exception_handler(RequestValidationError)
     async def refuse_field(_: Request, error: RequestValidationError) -> Response:
+        tally.failed("invalid")
         return JSONResponse(_field_error(error), status_code=400)
 
+    @app.exception_handler(Refused)
+    async def refuse_now(_: Request, error: Refused) -> Response:
+        tally.failed(error.why)
+        full = error.why == "full"
+        body = error_body(
+            error.message, code=f"engine_{error.why}", kind="rate_limit_error" if full else "server_error"
+        )
+        after = str(RETRY_AFTER_S[error.why])
+        return JSONResponse(body, status_code=429 if full else 503, headers={"Retry-After": after})
+
     @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> Response:
+        state = "failed" if engine.failure else "ok"
+        return JSONResponse({"status": state}, status_code=503 if engine.failure else 200)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -92,91 +139,97 @@ def make_app(engine: Engine, spec: LaunchSpec, model_name: str, token: str, repo
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: ChatRequest) -> Response:
-        ask = plan(body, engine, spec, model_name)
-        reply = Reply(model_name, len(ask.prompt))
-        pieces = tally.watch(engine.answer(ask))
-        if body.stream:
-            return StreamingResponse(_events(pieces, reply), media_type="text/event-stream")
-        return await _whole(request, pieces, reply)
+        asks = asking.chat(body)
+        reply = ChatReply(model_name, len(asks[0].prompt), asks[0].logprobs is not None)
+        return await answers.give(request, asks, reply, bool(body.stream), bool(body.offered))
+
+    @app.post("/v1/completions")
+    async def complete(request: Request, body: CompletionRequest) -> Response:
+        asks = asking.completion(body)
+        reply = TextReply(model_name, len(asks[0].prompt), asks[0].logprobs is not None)
+        return await answers.give(request, asks, reply, bool(body.stream))
+
+    @app.post("/v1/embeddings")
+    async def embed(body: EmbeddingsRequest) -> dict[str, Any]:
+        prompts = asking.embeddings(body)
+        vectors = await engine.embed(prompts)
+        return embeddings(model_name, vectors, sum(map(len, prompts)), body.encoding_format == "base64")
 
     return TokenGate(app, token)
 
 
-def plan(body: ChatRequest, engine: Engine, spec: LaunchSpec, model_name: str) -> Ask:
-    """The request with the launch's defaults filled in. Raises BadRequest where it doesn't fit."""
-    if body.model is not None and body.model != model_name:
-        message = f"model: {body.model!r} is not served here; this is {model_name!r}."
-        raise BadRequest(message, "model", 404, "model_not_found")
-    try:
-        prompt = engine.tokens([message.model_dump() for message in body.messages])
-    except RunFailed as error:
-        raise BadRequest(error.detail, "messages") from error
-    limit, room = engine.context_length, engine.context_length - len(prompt)
-    if room < 1:
-        message = f"messages: {len(prompt)} tokens fill the context of {limit}; send fewer."
-        raise BadRequest(message, "messages", code="context_length_exceeded")
-    asked, name = body.max_tokens, "max_tokens"
-    if body.max_completion_tokens is not None:
-        asked, name = body.max_completion_tokens, "max_completion_tokens"
-    if asked is not None and asked > room:
-        message = (
-            f"{name}: {asked} and a prompt of {len(prompt)} tokens are beyond the context of {limit}; "
-            f"use at most {room}."
-        )
-        raise BadRequest(message, name, code="context_length_exceeded")
-    return Ask(
-        prompt=prompt,
-        max_tokens=asked if asked is not None else min(spec.max_tokens, room),
-        temperature=body.temperature if body.temperature is not None else spec.temperature,
-        top_p=body.top_p if body.top_p is not None else spec.top_p,
-        seed=body.seed if body.seed is not None else spec.seed,
-        stop=tuple(body.stop or ()),
-    )
-
-
-async def _events(pieces: Pieces, reply: Reply) -> AsyncIterator[str]:
+async def _events(
+    pieces: AsyncIterator[tuple[int, Piece]], reply: Reply, answers: int, with_tools: bool
+) -> AsyncIterator[str]:
     """Server-sent events: role, text, finish reason, usage, [DONE]."""
-    yield _event(reply.first())
-    tokens = 0
+    for number in range(answers):
+        if (first := reply.first(number)) is not None:
+            yield _event(first)
+    tokens, held = [0] * answers, [""] * answers
     try:
-        async with aclosing(pieces):
-            async for piece in pieces:
-                tokens = piece.tokens
-                if piece.text:
-                    yield _event(reply.delta(piece.text))
-                if piece.finish_reason:
-                    yield _event(reply.last(piece.finish_reason))
+        async with aclosing(pieces):  # type: ignore[type-var]
+            async for number, piece in pieces:
+                tokens[number] = piece.tokens
+                text, reason = piece.text, piece.finish_reason
+                if with_tools:  # a call is sent whole
+                    text, held[number] = _before_calls(held[number] + text, last=bool(reason))
+                    if reason:
+                        rest, calls = tools.split(held[number])
+                        text += rest
+                        if calls:
+                            reason = "tool_calls"
+                            yield _event(reply.calls(number, calls))
+                if text or piece.made:
+                    yield _event(reply.delta(number, text, piece.made))
+                if reason:
+                    yield _event(reply.last(number, reason))
     except Exception as error:
         yield _event(_server_error(error))
     else:
-        yield _event(reply.usage(tokens))
+        yield _event(reply.usage(sum(tokens)))
     yield "data: [DONE]\n\n"
 
 
-async def _whole(request: Request, pieces: Pieces, reply: Reply) -> Response:
+def _before_calls(text: str, last: bool) -> tuple[str, str]:
+    """(what is text for certain, what may be a call of a tool)."""
+    at = text.find(tools.OPENING)
+    if at < 0:
+        overlaps = (size for size in range(len(tools.OPENING), 0, -1) if text.endswith(tools.OPENING[:size]))
+        at = len(text) - (0 if last else next(overlaps, 0))
+    return text[:at], text[at:]
+
+
+async def _whole(
+    request: Request, pieces: AsyncIterator[tuple[int, Piece]], reply: Reply, answers: int, with_tools: bool
+) -> Response:
     """The whole answer, given up when the caller goes away."""
-    collecting = asyncio.create_task(_collect(pieces))
+    collecting = asyncio.create_task(_collect(pieces, answers))
     leaving = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not collecting.done():
             return Response(status_code=499)  # nobody reads it
-        text, last = collecting.result()
+        choices = collecting.result()
     except Exception as error:
         return JSONResponse(_server_error(error), status_code=500)
     finally:
         collecting.cancel()
         leaving.cancel()
-    return JSONResponse(reply.whole(text, last.finish_reason or "stop", last.tokens))
+    for choice in choices if with_tools else ():
+        choice.text, choice.calls = tools.split(choice.text)
+        choice.finish_reason = "tool_calls" if choice.calls else choice.finish_reason
+    return JSONResponse(reply.whole(choices))
 
 
-async def _collect(pieces: Pieces) -> tuple[str, Piece]:
-    texts, last = [], Piece("", 0, "stop")
-    async with aclosing(pieces):
-        async for piece in pieces:
-            texts.append(piece.text)
-            last = piece
-    return "".join(texts), last
+async def _collect(pieces: AsyncIterator[tuple[int, Piece]], answers: int) -> list[Choice]:
+    choices = [Choice() for _ in range(answers)]
+    async with aclosing(pieces):  # type: ignore[type-var]
+        async for number, piece in pieces:
+            choice = choices[number]
+            choice.text += piece.text
+            choice.made += piece.made
+            choice.tokens, choice.finish_reason = piece.tokens, piece.finish_reason or "stop"
+    return choices
 
 
 async def _gone(request: Request) -> None:
@@ -189,7 +242,10 @@ def _event(body: dict[str, Any]) -> str:
 
 
 def _server_error(error: Exception) -> dict[str, Any]:
-    return error_body(f"The model could not answer ({type(error).__name__}: {error}).", kind="server_error")
+    message = (
+        str(error) if isinstance(error, Broken) else f"The model could not answer ({type(error).__name__}: {error})."
+    )
+    return error_body(message, kind="server_error")
 
 
 def _field_error(error: RequestValidationError) -> dict[str, Any]:

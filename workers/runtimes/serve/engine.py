@@ -1,33 +1,45 @@
-"""One model that answers one prompt at a time, in a thread of its own, word by word.
+"""What every serving engine is: it takes tokens and settings, and gives pieces of text as they come.
 
-Knows nothing of HTTP: it is handed tokens and settings, and gives pieces of text.
+Knows nothing of HTTP, nor of how any one engine makes text.
 """
 
 import asyncio
-import threading
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from transformers import StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
-
-from workers.runtimes.chat import Message, encode, render
-from workers.runtimes.serve.text import Unfolding
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt and how to answer it. `temperature` 0 is greedy; `max_tokens` counts the answer alone."""
+    """One prompt and how to answer it. `temperature` 0 is greedy; `max_tokens` counts the answer alone; `logprobs` is
+    how many of the likeliest tokens to name beside each one made, None for none at all; `schema` is the JSON schema
+    that the answer has to follow."""
 
     prompt: list[int]
     max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
+    temperature: float = 0
+    top_p: float = 1
+    seed: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    schema: str | None = None
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token as text, and the natural logarithm of how likely the model held it to be."""
+
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Made:
+    """A token that was made, and those that were likeliest in its place."""
+
+    chosen: Likely
+    top: tuple[Likely, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,108 +50,102 @@ class Piece:
     text: str
     tokens: int
     finish_reason: str | None = None
+    made: tuple[Made, ...] = ()
 
 
-class Engine:
-    """Answers in order of arrival."""
+class Refused(Exception):
+    """No answer is begun. `why`: 'full' (too many wait), 'stopping' or 'failed'; another try may go well."""
 
-    def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
-        self.context_length = context_length
-        self.longest = 0
-        """Tokens of the longest prompt and answer so far."""
-        self._model, self._tokenizer = model, tokenizer
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
-        self._closing = threading.Event()
+    def __init__(self, message: str, why: Literal["full", "stopping", "failed"]) -> None:
+        super().__init__(message)
+        self.message, self.why = message, why
 
-    def tokens(self, messages: list[Message]) -> list[int]:
-        """The prompt of a conversation. Raises RunFailed when the model's template refuses it."""
-        return encode(self._tokenizer, render(self._tokenizer, messages, answer_next=True))
 
-    async def answer(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        """Pieces as they come, the last one with a finish reason. Left early, the model stops at its next token."""
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
-        left = threading.Event()
+class Broken(Exception):
+    """An answer that was begun can't be ended; the message is for who waits for it."""
 
-        def say(piece: Piece) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        speaking = loop.run_in_executor(self._thread, self._speak, ask, say, left)
-        speaking.add_done_callback(lambda _: pieces.put_nowait(None))
+class Stream:
+    """The pieces of one answer, read on the event loop that it was made on and filled from any thread."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.left = False
+        """Nobody reads on: the engine drops the answer at its next step."""
+        self.on_left: Callable[[], object] | None = None
+        """Called then, for an engine that doesn't look."""
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """As they come, the last one with a finish reason. Raises Broken where the answer breaks off."""
         try:
-            while (piece := await pieces.get()) is not None:
+            while True:
+                piece = await self._pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
                 yield piece
-            await speaking
+                if piece.finish_reason:
+                    return
         finally:
-            left.set()
+            self.cancel()
 
-    def close(self) -> None:
-        """Stop what is being said, at its next token, and refuse what waits."""
-        self._closing.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    def cancel(self) -> None:
+        self.left = True
+        if self.on_left is not None:
+            self.on_left()
 
-    def _speak(self, ask: Ask, say: Callable[[Piece], None], left: threading.Event) -> None:
-        if left.is_set() or self._closing.is_set():
-            return
-        speech = _Speech(self._tokenizer, ask, say)
-        prompt = torch.tensor([ask.prompt], device=self._model.device)
-        torch.manual_seed(ask.seed)
-        sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if ask.temperature > 0:
-            sampling = {"do_sample": True, "temperature": ask.temperature, "top_p": ask.top_p, "top_k": 0}
-        produced = self._model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=ask.max_tokens,
-            pad_token_id=self._tokenizer.pad_token_id,
-            streamer=speech,
-            stopping_criteria=[_Until(lambda: speech.stopped or left.is_set() or self._closing.is_set())],
-            **sampling,
-        )
-        self.longest = max(self.longest, int(produced.shape[1]))
-        ended = speech.stopped or int(produced[0, -1]) in self._end_tokens()
-        cut = len(ask.prompt) + ask.max_tokens <= produced.shape[1]
-        say(Piece(speech.rest(), speech.count, "length" if cut and not ended else "stop"))
-
-    def _end_tokens(self) -> set[int]:
-        ends = self._model.generation_config.eos_token_id
-        return set(ends) if isinstance(ends, list) else {ends}
+    @staticmethod
+    def hand_over(given: Sequence[tuple["Stream", Piece | Exception]]) -> None:
+        """Give each stream its piece, all in one call of the event loop."""
+        if given:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                given[0][0]._loop.call_soon_threadsafe(_put, given)
 
 
-class _Speech(BaseStreamer):  # type: ignore[misc]  # the library is untyped
-    """Turns the tokens `generate` hands over into pieces."""
+def _put(given: Iterable[tuple[Stream, Piece | Exception]]) -> None:
+    for stream, piece in given:
+        stream._pieces.put_nowait(piece)
 
-    def __init__(self, tokenizer: Any, ask: Ask, say: Callable[[Piece], None]) -> None:
-        self._text = Unfolding(lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)), ask.stop)
-        self._say = say
-        self._prompt_seen = False
-        self.count = 0
+
+class Engine(Protocol):
+    """A model that is loaded. What is called from the event loop never blocks."""
+
+    context_length: int
+    """Tokens of a prompt and its answer together, at most."""
+    most: int
+    """Answers that are made at a time, at most."""
+    lacks: dict[str, str]
+    """Parameter of a request → why this engine has none of it: 'logprobs', 'embeddings', 'tools', 'response_format'."""
+
+    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """The tokens of a conversation. Raises RunFailed when the model's template refuses it."""
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of plain text."""
+
+    def stream(self, ask: Ask) -> Stream:
+        """Begin to answer, or wait for a place. Raises Refused at once where there is none to wait for."""
+
+    def problem_of_schema(self, schema: str) -> str:
+        """Why an answer can't be held to a JSON schema; '' where it can."""
+
+    async def embed(self, prompts: Sequence[list[int]]) -> list[list[float]]:
+        """One vector for each prompt."""
+
+    def figures(self) -> dict[str, float]:
+        """How it goes now: running, queue_depth, kv_cache_used (a share of 1)."""
+
+    def drain(self) -> None:
+        """Refuse what is new; go on with what was begun."""
 
     @property
-    def stopped(self) -> bool:
-        return self._text.stopped
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits."""
 
-    def put(self, value: Any) -> None:
-        if not self._prompt_seen:  # generate hands over the prompt first
-            self._prompt_seen = True
-            return
-        for token in value.flatten().tolist():
-            self.count += 1
-            if text := self._text.add(token):
-                self._say(Piece(text, self.count))
+    @property
+    def failure(self) -> Exception | None:
+        """What it answers no more for; None while it does."""
 
-    def end(self) -> None:
-        """Called by generate; what was held back goes out with the last piece."""
-
-    def rest(self) -> str:
-        return self._text.finish()
-
-
-class _Until(StoppingCriteria):  # type: ignore[misc]  # the library is untyped
-    """Stops `generate` as soon as `done()`."""
-
-    def __init__(self, done: Callable[[], bool]) -> None:
-        self._done = done
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        return torch.full((input_ids.shape[0],), self._done(), device=input_ids.device, dtype=torch.bool)
+    def close(self) -> None:
+        """Break off what still runs, with a word to who waits, and free what is held."""

@@ -1,6 +1,6 @@
-"""Check the node, load the model, listen, say so, and answer until SIGTERM; then let what is being said end, shortly.
+"""Check the node, load the model, listen, say so, and answer until SIGTERM; then let what was begun end.
 
-Knows nothing of who ordered it.
+Knows nothing of who ordered it, nor of how any engine works.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import contextlib
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,16 +17,18 @@ import uvicorn
 from workers.contract.measured import MEASURED
 from workers.runtimes.base import Run, invalid
 from workers.runtimes.measuring import Meter
-from workers.runtimes.models import add_adapter, choose_dtype, context_limit, load_model
 from workers.runtimes.preflight.runtime import before_launch
 from workers.runtimes.serve.api import make_app
 from workers.runtimes.serve.engine import Engine
+from workers.runtimes.serve.engines import choose, loader
+from workers.runtimes.serve.reporting import Reporting
+from workers.runtimes.serve.tally import Tally
 
 ADDRESS_ENV = "LIFTOFF_NODE_ADDRESS"
 """Address to listen on, the one under which the portal reaches this node; 127.0.0.1 when unset."""
-
-DRAIN_S = 3
-"""Seconds an answer under way may still take after SIGTERM."""
+FLUSH_S = 2
+"""Seconds to send the last words of answers that are broken off."""
+LOOK_S = 0.05
 
 
 def serve(run: Run) -> None:
@@ -35,17 +38,16 @@ def serve(run: Run) -> None:
         raise invalid("serve_token: the order has none, and a served model answers only to its bearer.")
     if not spec.skip_preflight:
         before_launch(run)
+    began = time.monotonic()
+    name, why = choose(spec, run.model, run.device_kind)
+    run.result("engine", {"engine": name, "why": why})
+    run.say(f"Engine: {name}. {why}")
+    load = loader(name)
     run.phase("loading model")
-    dtype = choose_dtype(spec.precision, run.device_kind)
     meter = Meter(run.order.devices)
-    model, tokenizer = load_model(run.model, dtype, run.device_kind, spec.quantization)
-    name = run.model.name
-    if run.adapter is not None:
-        name = run.adapter.name
-        model = add_adapter(model, run.adapter)
-    limit = min(spec.context_length, context_limit(model.config) or spec.context_length)
-    engine = Engine(model, tokenizer, limit)
-    run.metric({"model_bytes": float(model.get_memory_footprint())})
+    engine = load(run)
+    loaded = time.monotonic()
+    model_name = run.adapter.name if run.adapter is not None else run.model.name
 
     listener = listen(os.environ.get(ADDRESS_ENV) or "127.0.0.1")
     host, port = listener.getsockname()[:2]
@@ -53,23 +55,50 @@ def serve(run: Run) -> None:
 
     def announce() -> None:
         run.phase("serving")
-        run.ready(url, name)
+        run.result("start", {"load_s": round(loaded - began, 3), "ready_s": round(time.monotonic() - began, 3)})
+        run.ready(url, model_name)
 
-    def report(values: dict[str, float]) -> None:
-        run.metric(values)
-        rate = values.get("tokens_per_s")
-        meter.answered(engine.longest, 1 / rate if rate else None)
-
-    app = make_app(engine, spec, name, token, report)
-    server = Server(app, announce)
-    run.on_stop.append(server.stop)
+    tally = Tally(meter.answered)
+    reporting = Reporting(run, engine, tally)
+    server = Server(make_app(engine, spec, model_name, token, tally), announce)
     meter.begin()
     try:
-        asyncio.run(server.serve(sockets=[listener]))
+        asyncio.run(_until_stopped(run, server, listener, engine, reporting, spec.drain_s))
     finally:
         engine.close()
+        reporting.last()
         if (measured := meter.measured()) is not None:
             run.result(MEASURED, measured.model_dump(mode="json"))
+    if engine.failure is not None:
+        raise engine.failure
+
+
+async def _until_stopped(
+    run: Run, server: "Server", listener: socket.socket, engine: Engine, reporting: Reporting, drain_s: float
+) -> None:
+    """Answer until SIGTERM, and go on with what was begun for `drain_s`, while what is new is refused; or until the
+    engine fails."""
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.call_soon_threadsafe(stopped.set)
+
+    run.on_stop.append(stop)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    reports = asyncio.create_task(reporting.go_on())
+    try:
+        while not (stopped.is_set() or engine.failure or serving.done()):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), LOOK_S)
+        engine.drain()
+        until = loop.time() + drain_s
+        while not engine.idle and not engine.failure and loop.time() < until:
+            await asyncio.sleep(LOOK_S)
+        await asyncio.to_thread(engine.close)
+        server.should_exit = True
+        await serving
+    finally:
+        reports.cancel()
 
 
 def listen(address: str) -> socket.socket:
@@ -91,7 +120,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, announce: Callable[[], None]) -> None:
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=DRAIN_S
+            app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=FLUSH_S
         )
         super().__init__(config)
         self._announce = announce
@@ -103,7 +132,3 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-    def stop(self) -> None:
-        """Take no new requests and end once those under way are answered, or after DRAIN_S."""
-        self.should_exit = True

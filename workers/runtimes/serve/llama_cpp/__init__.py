@@ -1,0 +1,1 @@
+"""llama.cpp in this process, for GGUF files. Knows nothing of HTTP."""

@@ -1,0 +1,196 @@
+"""Many answers at a time from one transformers model: answers join and leave between steps, each with settings and a
+seed of its own.
+
+One thread makes all steps. Knows nothing of HTTP, nor of how a step or a choice is made.
+"""
+
+import asyncio
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from workers.runtimes.chat import encode, render
+from workers.runtimes.serve.engine import Ask, Broken, Piece, Refused, Stream
+from workers.runtimes.serve.transformers.choosing import choose
+from workers.runtimes.serve.transformers.forward import Forward, Reading
+from workers.runtimes.serve.transformers.grammar import Grammars
+from workers.runtimes.serve.transformers.rows import Row, compact
+
+READ_AT_ONCE = 512
+"""Tokens of prompts read in one step: answers under way wait no longer than that for those that join."""
+
+Said = list[tuple[Stream, Piece | Exception]]
+
+
+class TransformersEngine:
+    """`most` answers at a time, `queue` more wait; `lacks` says what the model can't do."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        forward: Forward,
+        *,
+        context_length: int,
+        most: int,
+        queue: int,
+        lacks: dict[str, str] | None = None,
+    ) -> None:
+        self.context_length, self.most, self.lacks = context_length, most, lacks or {}
+        self.failure: Exception | None = None
+        self._model, self._tokenizer, self._forward = model, tokenizer, forward
+        self._queue = queue
+        self._grammars: Grammars | None = None
+        ends = model.generation_config.eos_token_id
+        self._ends = frozenset(end for end in (ends if isinstance(ends, list) else [ends]) if end is not None)
+        self._waiting: deque[Row] = deque()
+        self._rows: list[Row] = []
+        self._asides: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._draining = self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
+        self._thread.start()
+
+    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        return encode(self._tokenizer, render(self._tokenizer, messages, answer_next=True, tools=tools))
+
+    def tokens(self, text: str) -> list[int]:
+        return list(self._tokenizer(text)["input_ids"])
+
+    def stream(self, ask: Ask) -> Stream:
+        grammar = self._held_to().of(ask.schema) if ask.schema is not None else None
+        row = Row(Stream(ask), self._tokenizer, self._ends, grammar)
+        with self._changed:
+            self._refuse_if_over()
+            if len(self._rows) + len(self._waiting) >= self.most + self._queue:
+                raise Refused(
+                    f"{len(self._rows)} answers are being made and {len(self._waiting)} wait, which is all that this "
+                    "model's queue holds; try again shortly.",
+                    "full",
+                )
+            self._waiting.append(row)
+            self._changed.notify()
+        return row.stream
+
+    def problem_of_schema(self, schema: str) -> str:
+        return self._held_to().problem(schema)
+
+    async def embed(self, prompts: Sequence[list[int]]) -> list[list[float]]:
+        """Last hidden states, averaged over the tokens of each prompt."""
+        done: Future[list[list[float]]] = Future()
+        with self._changed:
+            self._refuse_if_over()
+            self._asides.append((lambda: [self._embedded(prompt) for prompt in prompts], done))
+            self._changed.notify()
+        return await asyncio.wrap_future(done)
+
+    def figures(self) -> dict[str, float]:
+        with self._changed:
+            held = sum(len(row.tokens) for row in self._rows)
+            return {
+                "running": len(self._rows),
+                "queue_depth": len(self._waiting),
+                "kv_cache_used": held / (self.most * self.context_length),
+            }
+
+    def drain(self) -> None:
+        with self._changed:
+            self._draining = True
+
+    @property
+    def idle(self) -> bool:
+        with self._changed:
+            return not (self._rows or self._waiting or self._asides)
+
+    def close(self) -> None:
+        with self._changed:
+            self._draining = self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _refuse_if_over(self) -> None:
+        if self.failure:
+            raise Refused(f"The model failed ({self.failure}).", "failed")
+        if self._draining:
+            raise Refused("This launch is stopping and begins no new answer.", "stopping")
+
+    def _held_to(self) -> Grammars:
+        if self._grammars is None:
+            self._grammars = Grammars(self._tokenizer, self._model.config.get_text_config().vocab_size)
+        return self._grammars
+
+    def _run(self) -> None:
+        why = "This launch was stopped before the answer's end."
+        try:
+            with torch.inference_mode():
+                while self._next():
+                    self._step()
+        except Exception as error:
+            traceback.print_exc()
+            self.failure = error
+            why = f"The model failed ({type(error).__name__}: {error})."
+        with self._changed:
+            rows, self._rows, self._waiting = [*self._rows, *self._waiting], [], deque()
+            for _, done in self._asides:
+                done.set_exception(Broken(why))
+        Stream.hand_over([(row.stream, Broken(why)) for row in rows])
+
+    def _next(self) -> bool:
+        """Wait for work and take it in; False when there is to be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._rows or self._asides or self._closed)
+            if self._closed:
+                return False
+            asides, self._asides = self._asides, deque()
+            self._waiting = deque(row for row in self._waiting if not row.stream.left)
+            self._rows = compact([row for row in self._rows if not row.stream.left], self._forward.move)
+            while self._waiting and len(self._rows) < self.most:
+                row = self._waiting.popleft()
+                row.slot = len(self._rows)
+                self._rows.append(row)
+        for work, done in asides:
+            try:
+                done.set_result(work())
+            except Exception as error:
+                done.set_exception(error)
+        return True
+
+    def _step(self) -> None:
+        """One token for each answer whose prompt is read, and some more of the prompts."""
+        room, readings, speaking = READ_AT_ONCE, [], []
+        for row in self._rows:
+            tokens = row.tokens[row.read : row.read + (room if row.reading_prompt else 1)]
+            if not tokens:
+                continue
+            room -= len(tokens) if row.reading_prompt else 0
+            readings.append(Reading(row.slot, row.read, tokens))
+            row.read += len(tokens)
+            speaking.append(row if row.read == len(row.tokens) else None)
+        if not readings:
+            return
+        scores = self._forward(readings)
+        places = [at for at, row in enumerate(speaking) if row is not None]
+        rows = [row for row in speaking if row is not None]
+        if not rows:
+            return
+        allowed = [row.grammar.allowed() if row.grammar else None for row in rows]
+        chosen = choose(scores[places], [row.drawing for row in rows], allowed)
+        said: Said = []
+        for row, choice in zip(rows, chosen, strict=True):
+            piece = row.add(choice)
+            if piece is not None:
+                said.append((row.stream, piece))
+        with self._changed:
+            self._rows = compact([row for row in self._rows if not row.over], self._forward.move)
+        Stream.hand_over(said)
+
+    def _embedded(self, prompt: list[int]) -> list[float]:
+        decoder = self._model.get_decoder()
+        states = decoder(input_ids=torch.tensor([prompt], device=self._model.device), use_cache=False)
+        mean: list[float] = states.last_hidden_state[0].float().mean(0).tolist()
+        return mean
