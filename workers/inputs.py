@@ -92,9 +92,8 @@ class _Fetching:
             resume = self.part(ordered, "resume", ordered.sha256)
             if ordered.parts:
                 further = [self.part(part, "resume", part.sha256) for part in ordered.parts]
-                whole = joined(
-                    [Path(part.uri) for part in (resume, *further)], run_dir / RESUME_DIR / f"step-{ordered.step}"
-                )
+                paths = [Path(resume.uri), *(Path(part.uri) for part in further)]
+                whole = joined(paths, run_dir / RESUME_DIR / f"step-{ordered.step}")
                 resume = ResumeInput(uri=str(whole), step=ordered.step)
         except (StoreUnreachable, NoRoom):
             raise

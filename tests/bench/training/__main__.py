@@ -1,0 +1,131 @@
+"""`make bench SECTION=training`: what the portal costs a training, and what packing and batches by length save one.
+
+Goals: tokens a second through the portal at least 0.99 of a bare script's with the same trainer and settings; useful
+tokens a second of packed short samples at least 2.5 times those of padded ones; samples a second with our defaults at
+least 1.2 times LLaMA-Factory's on rows of mixed lengths, where it installs. Each is measured in turn with what it is
+compared with. `--pairs` for a shorter run; `--without-peer` installs nothing.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.machine import describe
+from tests.bench.training import data, runs
+from tests.stack import Portal, running_portal
+
+GOALS = {"portal_over_bare": 0.99, "packed_over_padded": 2.5, "over_llama_factory": 1.2}
+STEPS, ROWS = 60, 600
+CONTEXT = 512
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.training", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--without-peer", action="store_true")
+    parser.add_argument("--report", type=Path, default=Path("var/bench/training.json"))
+    given = parser.parse_args(arguments)
+    began = time.monotonic()
+    report: dict[str, Any] = {"section": "training", "before": describe(), "pairs": given.pairs, "goals": GOALS}
+    with tempfile.TemporaryDirectory(prefix="liftoff-bench-") as folder, running_portal(Path(folder)) as portal:
+        home = Path(folder)
+        model = data.model(home / "model")
+        _add(portal, "models", json={"name": "bench", "uri": str(model)})
+        for name, shortest, longest in (("mixed", 8, 250), ("short", 4, 24)):
+            path = data.rows(home / f"{name}.jsonl", ROWS, shortest, longest)
+            everything = {"name": name, "test_fraction": "0"}
+            _add(portal, "datasets", data=everything, files={"file": (path.name, path.read_bytes())})
+        settings = {
+            "model": str(model), "rows": str(home / "mixed.jsonl"), "seed": 42, "max_steps": STEPS, "micro_batch": 4,
+            "learning_rate": 1e-4, "context_length": CONTEXT,
+        }  # fmt: skip
+        report |= _portal_over_bare(portal, home, settings, given.pairs)
+        report |= _packed_over_padded(portal, given.pairs)
+        report |= _over_peer(portal, home, settings, 0 if given.without_peer else max(given.pairs // 2, 1))
+    report["met"] = all(report[name] is None or report[name] >= goal for name, goal in GOALS.items())
+    report |= {"took_s": round(time.monotonic() - began), "machine": describe()}
+    given.report.parent.mkdir(parents=True, exist_ok=True)
+    given.report.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+    return 0
+
+
+def _spec(dataset: str, **values: Any) -> dict[str, Any]:
+    return {
+        "kind": "finetune", "model": "bench", "dataset": dataset, "micro_batch": 4, "learning_rate": 1e-4,
+        "context_length": CONTEXT, "evaluate": False, **values,
+    }  # fmt: skip
+
+
+def _portal_over_bare(portal: Portal, home: Path, settings: dict[str, Any], pairs: int) -> dict[str, Any]:
+    """The same rows by the same trainer, both ways, the bare script first in every other pair."""
+    spec = _spec("mixed", max_steps=STEPS)
+    ours: list[runs.Took] = []
+    theirs: list[runs.Took] = []
+    for number in range(pairs):
+        for of_ours in (number % 2 == 0, number % 2 == 1):
+            if of_ours:
+                ours.append(runs.through_portal(portal, spec))
+            else:
+                theirs.append(runs.by_hand(home, settings))
+    shares = [
+        (one.tokens / one.seconds) / (other.tokens / other.seconds) for one, other in zip(ours, theirs, strict=True)
+    ]
+    return {
+        "portal_over_bare": round(statistics.median(shares), 3),
+        "portal_over_bare_95": _interval(shares),
+        "submit_to_first_step_s": {
+            "portal": round(statistics.median(one.first_s for one in ours), 2),
+            "bare": round(statistics.median(one.first_s for one in theirs), 2),
+        },
+        "tokens": {"portal": ours[0].tokens, "bare": theirs[0].tokens},
+    }
+
+
+def _packed_over_padded(portal: Portal, pairs: int) -> dict[str, Any]:
+    """Tokens that are no padding, a second of training: three epochs of short samples."""
+    shares = []
+    for _ in range(pairs):
+        padded, packed = (runs.pace(portal, _spec("short", epochs=3, packing=packing)) for packing in (False, True))
+        shares.append((packed[0] / packed[1]) / (padded[0] / padded[1]))
+    return {"packed_over_padded": round(statistics.median(shares), 2), "packed_over_padded_95": _interval(shares)}
+
+
+def _over_peer(portal: Portal, home: Path, settings: dict[str, Any], pairs: int) -> dict[str, Any]:
+    """One epoch of the same rows; None with the reason where LLaMA-Factory can't be had."""
+    if not pairs:
+        return {"over_llama_factory": None, "why_no_llama_factory": "left out"}
+    shares = []
+    try:
+        command = runs.install_peer(Path("var/bench/llama-factory").resolve())
+        for _ in range(pairs):
+            _, seconds = runs.pace(portal, _spec("mixed", epochs=1))
+            shares.append(ROWS / seconds / runs.by_peer(command, home, settings, ROWS))
+    except (subprocess.SubprocessError, OSError) as error:
+        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        return {"over_llama_factory": None, "why_no_llama_factory": said[-1][:300] if said else repr(error)}
+    return {"over_llama_factory": round(statistics.median(shares), 2), "over_llama_factory_95": _interval(shares)}
+
+
+def _interval(values: Sequence[float]) -> list[float]:
+    """95% of the medians of draws with replacement lie within."""
+    draw = random.Random(1)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
+    return [round(medians[50], 3), round(medians[1949], 3)]
+
+
+def _add(portal: Portal, kind: str, **body: Any) -> None:
+    answer = portal.client.post(f"/api/v1/{kind}", **body)
+    assert answer.status_code == 201, answer.text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
