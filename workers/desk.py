@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from workers.child import kill_run
 from workers.contract.base import UnknownVersion
 from workers.contract.events import RunningAttempt
+from workers.contract.launch import LaunchSpec
 from workers.contract.order import Order
 from workers.contract.reasons import Reason
 from workers.contract.stopping import STOP_GRACE_S
+from workers.guard import GRACE_S
 from workers.held import End, Held, Identity, Place
 from workers.leases import Lease, LeaseBook, LeaseWatch
 from workers.shipping import send_again
@@ -136,6 +138,8 @@ class Desk:
         if order.node != self.node:
             end = End(Reason.INVALID_INPUT, f"node: the order is for {order.node!r} and came to {self.node!r}.")
             return refuse_attempt(held, end, self.place)
+        if isinstance(order.spec, LaunchSpec):
+            held.cancel_grace_s = order.spec.drain_s + GRACE_S
         held.devices = frozenset((device.kind, device.index) for device in order.devices)
         held.beside = lambda: self._beside(held)
         held.lease = Lease(self.book, *held.identity, order.lease_s, held.revoked)

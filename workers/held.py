@@ -63,6 +63,8 @@ class Held:
     stop_grace_s: float = STOP_GRACE_S
     """Seconds a child has to save its work when it is preempted or its worker stops."""
     cancel: threading.Event = field(default_factory=threading.Event)
+    cancel_grace_s: float = GRACE_S
+    """Seconds a child has to end once it is cancelled; a launch also has those that its answers may still take."""
     preempt: threading.Event = field(default_factory=threading.Event)
     revoked: threading.Event = field(default_factory=threading.Event)
     """The lease is another's: nothing more may be stored. What was said until then is told all the same; the portal
@@ -89,7 +91,7 @@ class Held:
         if self.revoked.is_set():
             return Interruption(End(Reason.NODE_LOST, "The attempt's lease went to another while it ran."), 0)
         if self.cancel.is_set():
-            return Interruption(End(Reason.CANCELLED), GRACE_S)
+            return Interruption(End(Reason.CANCELLED), self.cancel_grace_s)
         if hard_only:
             return None
         if self.preempt.is_set():
