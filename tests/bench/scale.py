@@ -84,9 +84,9 @@ _STATEMENTS = (
         'name', job.name || ' ' || n, 'waiting_for', ''))).*
         FROM jobs_job job, generate_series(1, %(jobs)s) n WHERE job.id = %(pattern)s""",
     """INSERT INTO jobs_attempt (job_id, number, node_id, "order", reason, detail, last_seq, dispatched_at, started_at,
-        finished_at, token, ahead)
+        finished_at, token, ahead, nodes)
         SELECT id, 1, %(node)s, jsonb_build_object('spec', spec), reason, '', 100, created_at, started_at, finished_at,
-        '', '[]' FROM jobs_job WHERE id > %(pattern)s""",
+        '', '[]', 1 FROM jobs_job WHERE id > %(pattern)s""",
     """INSERT INTO jobs_transition (job_id, attempt_number, old, new, reason, note, at)
         SELECT job.id, 1, old, CASE new WHEN 'end' THEN job.status ELSE new END, '', 'A note of a usual length.',
         job.created_at FROM jobs_job job, (VALUES (1, '', 'queued'), (2, 'queued', 'dispatched'),

@@ -60,7 +60,7 @@ def test_a_lost_connection_is_said_while_it_lasts(page: Page, waiting: int, allo
     expect(note).to_be_hidden()
     page.context.set_offline(True)
     page.evaluate("document.getElementById('job').connection.drop()")
-    expect(note).to_be_visible()
+    expect(note).to_be_visible(timeout=20_000)  # a busy server takes its time to say goodbye
     page.context.set_offline(False)
     expect(note).to_be_hidden(timeout=20_000)
 
