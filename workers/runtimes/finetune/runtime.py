@@ -4,7 +4,6 @@ Knows nothing of who ordered it. Of several processes each follows it, one a dev
 """
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import torch
 from transformers import PrinterCallback, set_seed
 
 from workers.contract.launch import Quantization
-from workers.contract.measured import MEASURED
 from workers.contract.objectives import mismatch
-from workers.runtimes.base import STOPPED_EXIT, Pace, Run, invalid
+from workers.runtimes.base import Pace, Run, invalid
 from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import evaluate
 from workers.runtimes.finetune.feed import Feed, data_rank, is_streamed
@@ -31,6 +29,7 @@ from workers.runtimes.finetune.tensor import sharding, sharing
 from workers.runtimes.finetune.to_gguf import refusal, write_gguf
 from workers.runtimes.finetune.trained import choose_trained, write_trained
 from workers.runtimes.finetune.trainer import AnswerTrainer, Narrator, as_dataset, trainer_settings
+from workers.runtimes.finetune.training import tell, train_measured
 from workers.runtimes.finetune.zero import deepspeed_config, prepare_deepspeed, whole_parameters
 from workers.runtimes.measuring import Meter
 from workers.runtimes.models import check_context, load_config, load_model
@@ -138,29 +137,9 @@ def finetune(run: Run) -> None:
     elif spec.checkpoints.evaluate and not test:
         run.say("There is no test split: checkpoints are not scored.")
 
-    run.phase("training")
-    run.on_stop.append(saver.ask)
-    meter.begin()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    measured = meter.measured()
+    measured = train_measured(run, trainer, saver, meter, checkpoint)
     try:
-        run.on_stop.remove(saver.ask)
-        if saver.asked:
-            sys.exit(STOPPED_EXIT)
-        results["training"] = {
-            "loss_first": narrator.losses[0],
-            "loss_last": narrator.losses[-1],
-            "steps": narrator.steps,
-            "seconds": round(saver.seconds, 3),
-            "tokens": int(narrator.tokens),
-            "trainable_parameters": _trainable(trainer.model),
-        }
-        run.result("training", results["training"])
-        if saver.best:
-            results["best_checkpoint"] = saver.best._asdict()
-            run.result("best_checkpoint", results["best_checkpoint"])
-        if measured is not None:
-            run.result(MEASURED, measured.model_dump(mode="json"))
+        tell(run, saver, narrator, results, measured, _trainable(trainer.model))
 
         if scores:
             run.phase("evaluating after")

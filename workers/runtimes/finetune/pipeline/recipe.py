@@ -6,7 +6,6 @@ and after it was written. Knows nothing of who ordered it.
 
 import gc
 import json
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +15,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.ds_config import ds_config
-from workers.contract.measured import MEASURED
 from workers.contract.order import ModelInput
-from workers.runtimes.base import STOPPED_EXIT, Pace, Run
+from workers.runtimes.base import Pace, Run
 from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import evaluate
 from workers.runtimes.finetune.feed import Feed, data_rank
@@ -31,6 +29,7 @@ from workers.runtimes.finetune.runtime import DS_CONFIG_FILE, MODEL_DIR
 from workers.runtimes.finetune.samples import Sample, make_samples
 from workers.runtimes.finetune.shards import find_shards, read_rows
 from workers.runtimes.finetune.trainer import Narrator, trainer_settings
+from workers.runtimes.finetune.training import tell, train_measured
 from workers.runtimes.finetune.zero import NUMBERS, prepare_deepspeed
 from workers.runtimes.measuring import Meter
 from workers.runtimes.models import check_context, load_config, load_model, load_tokenizer, local_folder
@@ -103,28 +102,8 @@ def _train(run: Run, config: Any, numerics: Numerics, written: dict[str, Any], r
     results["numerics"] = numerics.told(model)
     run.result("numerics", results["numerics"])
 
-    run.phase("training")
-    run.on_stop.append(saver.ask)
-    meter.begin()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    measured = meter.measured()
-    run.on_stop.remove(saver.ask)
-    if saver.asked:
-        sys.exit(STOPPED_EXIT)
-    results["training"] = {
-        "loss_first": narrator.losses[0],
-        "loss_last": narrator.losses[-1],
-        "steps": narrator.steps,
-        "seconds": round(saver.seconds, 3),
-        "tokens": int(narrator.tokens),
-        "trainable_parameters": trainer.trainable_parameters(),
-    }
-    run.result("training", results["training"])
-    if saver.best:
-        results["best_checkpoint"] = saver.best._asdict()
-        run.result("best_checkpoint", results["best_checkpoint"])
-    if measured is not None:
-        run.result(MEASURED, measured.model_dump(mode="json"))
+    measured = train_measured(run, trainer, saver, meter, checkpoint)
+    tell(run, saver, narrator, results, measured, trainer.trainable_parameters())
     run.phase("saving model")
     write(run.output_dir / MODEL_DIR)
     trainer.close()
