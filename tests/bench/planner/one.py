@@ -87,6 +87,7 @@ def _train(case: Case, model: Any, tokenizer: Any, dtype: Any, tracker: Any) -> 
         model="bench",
         dataset="bench",
         method=case.goal,
+        precision=case.precision,
         max_steps=STEPS,
         micro_batch=case.batch,
         gradient_accumulation=case.accumulation,
