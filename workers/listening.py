@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from workers.coalescing import Coalescer
 from workers.contract.events import EVENT, Artifact, Checkpoint, Failed, Finished, Log, Started
+from workers.nearby import hear
 from workers.output import LINE_CHARACTERS, LOG_BYTES, FloodGate, LineSplitter, Redactor
 from workers.spool import Spool
 
@@ -155,6 +156,8 @@ class Listener:
         elif isinstance(event, Started | Finished | Artifact):
             self._note(f"The child wrote a {event.type!r} event, which is not for it to say; it is left out.")
         elif isinstance(event, Checkpoint):
+            if not self._coalescer.holding:
+                hear(self._spool.run_dir, event.step)
             self._on_checkpoint(event)
         elif passed := list(self._coalescer.offer(event, len(line))):
             self._spool.append(*passed)

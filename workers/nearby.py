@@ -3,13 +3,14 @@
 Changes nothing of an earlier attempt. Knows nothing of the store, nor of what a checkpoint holds.
 """
 
+import contextlib
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from workers.contract.names import CHECKPOINTS_DIR
+from workers.contract.names import CHECKPOINTS_DIR, HEARD_FILE
 from workers.contract.order import Order, ResumeInput
 from workers.spool import identity_of
 from workers.uploads import LEAVING
@@ -19,6 +20,12 @@ log = logging.getLogger(__name__)
 
 RESUME_DIR = "resume"
 """Of a run directory: the checkpoint that it goes on from, where that lay on this node."""
+
+
+def hear(run_dir: Path, step: int) -> None:
+    """Note that the run has told of its checkpoint of `step`, and that all it told before is in its spool."""
+    with contextlib.suppress(OSError):  # a full disk: the store's checkpoint is gone on from instead
+        (run_dir / HEARD_FILE).write_text(str(step))
 
 
 def left_here(order: Order, run_dir: Path) -> tuple[ResumeInput, int] | None:
@@ -47,13 +54,25 @@ def left_here(order: Order, run_dir: Path) -> tuple[ResumeInput, int] | None:
 
 
 def _candidates(order: Order, runs_dir: Path) -> Iterator[tuple[int, int, Path]]:
-    """(step, attempt, folder) of what may be a checkpoint of an earlier attempt."""
+    """(step, attempt, folder) of what may be a checkpoint of an earlier attempt.
+
+    One that a run made but that nobody heard of is none: its supervisor was dead, and what the run told of the steps
+    before it is lost; the next attempt is to do these again.
+    """
     for run_dir in runs_dir.glob(f"{order.job}-*"):
         identity = identity_of(run_dir)
         if identity and identity[2] in order.earlier:
-            kept = run_dir / CHECKPOINTS_DIR
-            for folder in (*kept.glob("step-*"), kept / LEAVING, *(run_dir / RESUME_DIR).glob("step-*")):
+            own, until = run_dir / CHECKPOINTS_DIR, _heard(run_dir)
+            of_it = [folder for folder in (*own.glob("step-*"), own / LEAVING) if step_of(folder) <= until]
+            for folder in (*of_it, *(run_dir / RESUME_DIR).glob("step-*")):
                 yield step_of(folder), identity[1], folder
+
+
+def _heard(run_dir: Path) -> int:
+    try:
+        return int((run_dir / HEARD_FILE).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _link(folder: Path, target: Path) -> None:

@@ -1,6 +1,6 @@
 """A child process for tests: `fake_child.py BEHAVIOUR`, or the behaviour named by order.json's spec.name.
 
-Standard library only, so that it starts at once.
+Hardly more than the standard library, so that it starts at once.
 """
 
 import json
@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from workers.whole import write_whole
 
 
 def say(**event: object) -> None:
@@ -108,9 +110,7 @@ def fail_at_sigterm() -> None:
 
 def checkpoint(step: int, best: bool = False) -> None:
     """As a runtime does: a folder that is whole before it is told."""
-    folder = Path(f"checkpoints/step-{step}")
-    folder.mkdir(parents=True)
-    (folder / "state").write_text(str(step))
+    write_whole(Path("checkpoints"), step, lambda fresh: (fresh / "state").write_text(str(step)) and None)
     say(type="checkpoint", step=step, uri="../../elsewhere", bytes=1, loss=1.0, best=best)
 
 

@@ -7,17 +7,22 @@ from typing import Any
 import pytest
 
 from tests.workers.conftest import Bench
+from workers.artifacts import FsspecStore
 from workers.contract.names import CHECKPOINTS_DIR
 from workers.contract.order import Order
 from workers.contract.reasons import Reason
+from workers.nearby import hear
 from workers.spool import run_dir_name
 from workers.uploads import LEAVING
 from workers.whole import check_whole, write_whole
 
 
-def leave(bench: Bench, step: int, token: str = "one", job: int = 1) -> Path:
-    """A checkpoint in the run directory of an earlier attempt."""
+def leave(bench: Bench, step: int, token: str = "one", job: int = 1, heard: bool = True) -> Path:
+    """A checkpoint in the run directory of an earlier attempt, which its supervisor heard of."""
     folder = bench.runs_dir / run_dir_name(job, 1, token) / CHECKPOINTS_DIR
+    if heard:
+        folder.mkdir(parents=True, exist_ok=True)
+        hear(folder.parent, step)
     return write_whole(folder, step, lambda fresh: (fresh / "state").write_text(f"{token} {step}") and None)[0]
 
 
@@ -80,6 +85,22 @@ def test_one_that_is_torn_is_passed_over_for_the_one_before(bench: Bench) -> Non
     leave(bench, 4)
     (leave(bench, 6) / "state").write_text("half of it")
     assert went_on(bench, retried(bench))[0] == 4
+
+
+def test_one_that_nobody_heard_of_is_passed_over_for_what_was_told_before_it_is_lost(bench: Bench) -> None:
+    leave(bench, 4)
+    leave(bench, 6, heard=False)
+    assert went_on(bench, retried(bench))[0] == 4
+
+
+def test_what_a_run_told_of_but_could_not_store_is_gone_on_from(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FsspecStore, "put", full)
+        assert bench.run("checkpoint_and_crash", bench.order(token="one")) is Reason.CRASHED
+    assert went_on(bench, retried(bench))[0] == 3
 
 
 def test_those_of_other_jobs_and_of_other_databases_are_not_taken(bench: Bench) -> None:

@@ -18,6 +18,7 @@ INGEST_GROUP = "ingest"
 ORDER_FILE = "order.json"
 SPOOL_FILE = "spool.jsonl"
 SHIPPED_FILE = "shipped"
+HEARD_FILE = "heard"
 OUTPUT_DIR = "output"
 CHECKPOINTS_DIR = "checkpoints"
 
