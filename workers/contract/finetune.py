@@ -59,8 +59,10 @@ class DataSettings(Contract):
         title="Shuffle buffer",
         description="Streamed rows that a worker shuffles, sorts or packs at a time; 1 keeps their order.",
     )
-    batching: Literal["shuffled", "by_length"] = Field(
-        "shuffled", title="Batching", description="by_length: samples of like length together, so less is padding."
+    batching: Literal["by_length", "shuffled"] = Field(
+        "by_length",
+        title="Batching",
+        description="by_length: samples of like length together, so that little is padding; shuffled: by chance alone.",
     )
 
 

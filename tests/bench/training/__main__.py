@@ -67,7 +67,7 @@ def _spec(dataset: str, **values: Any) -> dict[str, Any]:
 
 def _portal_over_bare(portal: Portal, home: Path, settings: dict[str, Any], pairs: int) -> dict[str, Any]:
     """The same rows by the same trainer, both ways, the bare script first in every other pair."""
-    spec = _spec("mixed", max_steps=STEPS)
+    spec = _spec("mixed", max_steps=STEPS, data={"batching": "shuffled"})
     ours: list[runs.Took] = []
     theirs: list[runs.Took] = []
     for number in range(pairs):

@@ -56,11 +56,12 @@ class WatchedTrainer(Trainer):  # type: ignore[misc]  # the library is untyped
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        lengths = self.train_dataset["length"]
-        # The library's own is another after a checkpoint: it draws from the generator that the model draws from.
-        return LengthSampler(
-            lengths, self.args.train_batch_size, self.args.data_seed, lambda: int(self.state.epoch or 0)
-        )
+        lengths, arguments = self.train_dataset["length"], self.args
+        copies = arguments.world_size // self.get_tp_size()
+        step = arguments.train_batch_size * arguments.gradient_accumulation_steps * copies
+        # The library's own is another after a checkpoint: it draws from the generator that the model draws from. Of
+        # whole steps the order is the same however a step is divided among processes and micro batches.
+        return LengthSampler(lengths, step, arguments.data_seed, lambda: int(self.state.epoch or 0))
 
     def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
         self._meter.saw(inputs["input_ids"].numel(), len(inputs["input_ids"]))
