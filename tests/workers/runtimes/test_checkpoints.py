@@ -169,8 +169,12 @@ def test_checkpoints_at_intervals_and_the_last_two_stay(
 def test_the_best_checkpoint_stays_and_scoring_changes_nothing(
     tiny: Path, tmp_path: Path, tickets: dict[str, Any], finetuned: Finetuned
 ) -> None:
-    recipe = {"max_steps": 4, "checkpoint_every": 1, "learning_rate": 1.0, "schedule": "constant"}
-    recipe["lora"] = {"dropout": 0.1, "alpha": 512}
+    labels = ("x" * 24, "q" * 24)  # what is learned is wrong: the score gets worse with each step
+    for split, label in zip(("train", "test"), labels, strict=True):
+        rows = [{"text": f"case {n}", "label": label} for n in range(8)]
+        tickets[f"{split}_uri"] = str(write_rows(tmp_path / f"{split}.jsonl", rows))
+    tickets["labels"] = labels
+    recipe: dict[str, Any] = {"max_steps": 4, "checkpoint_every": 1, "schedule": "constant", "lora": {"dropout": 0.1}}
     _, plain = finetuned(finetune_order(tiny, tickets, **recipe), "plain")
     kept = {"keep_last": 2, "keep_best": True, "evaluate": True}
     order = finetune_order(tiny, tickets, **recipe, checkpoints=kept)
