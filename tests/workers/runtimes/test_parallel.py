@@ -1,71 +1,20 @@
-"""A model spread over processes, by its tensors or in a pipeline, trains as it does in one."""
+"""A model spread over processes, by its tensors or in a pipeline: who is fed what, and what can't be spread.
+
+That it trains as it does in one process is test_one_curve's.
+"""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM
 
-from tests.workers.runtimes.conftest import Child, Told, finetune_order, read_events
 from workers.contract.finetune import FinetuneSpec
-from workers.contract.order import Order
 from workers.contract.reasons import Reason
-from workers.runtimes.base import Emitter, Run, RunFailed
+from workers.runtimes.base import RunFailed
 from workers.runtimes.finetune import feed
 from workers.runtimes.finetune.feed import Rank, data_rank
 from workers.runtimes.finetune.pipeline.stages import check_family, checkpoint_name
 from workers.runtimes.finetune.tensor import sharding
-
-STEPS = 4
-
-
-def order_of(model: Path, devices: int = 1, **spec: Any) -> dict[str, Any]:
-    """A full fine-tune whose gradients are clipped and whose batches are padded; one global batch, however spread."""
-    recipe = {
-        "method": "full",
-        "max_steps": STEPS,
-        "gradient_accumulation": 2,
-        "learning_rate": 1e-3,
-        "max_grad_norm": 0.5,
-        "weight_decay": 0.1,
-        "data": {"streaming": "on"},
-    }
-    order = finetune_order(model, **{**recipe, **spec})
-    return {**order, "devices": [{"kind": "cpu", "index": index} for index in range(devices)]}
-
-
-@pytest.fixture(scope="module")
-def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Told]:
-    """(run directory, what it told) of one process."""
-    from workers.runtimes.finetune.runtime import finetune
-
-    run_dir = tmp_path_factory.mktemp("whole")
-    with (run_dir / "events").open("wb") as file:
-        finetune(Run(Order.model_validate(order_of(tiny)), run_dir, Emitter(file.fileno())))
-    return run_dir, read_events(run_dir / "events")
-
-
-@pytest.mark.parametrize("axis", ["tensor", "pipeline"])
-def test_a_spread_model_trains_as_one_process_does(
-    tiny: Path, tmp_path: Path, whole: tuple[Path, Told], axis: str
-) -> None:
-    run_dir, alone = whole
-    spread = order_of(tiny, 2, parallel={axis: 2}, resources={"devices": 2})
-    child = Child(tmp_path / "spread", spread)
-    assert child.wait(240) == 0, child.log()
-
-    told = child.told()
-    assert told.metric("loss") == pytest.approx(alone.metric("loss"), rel=1e-4)
-    assert told.metric("learning_rate") == alone.metric("learning_rate")
-    assert told.result("test_before") == pytest.approx(alone.result("test_before"), rel=1e-4)
-    assert told.result("test_after") == pytest.approx(alone.result("test_after"), rel=1e-3)
-    for figure in ("tokens", "steps", "trainable_parameters"):
-        assert told.result("training")[figure] == alone.result("training")[figure]
-    two, one = (
-        AutoModelForCausalLM.from_pretrained(path / "output/model").state_dict() for path in (child.run_dir, run_dir)
-    )
-    assert two.keys() == one.keys()
-    assert max(float((two[name] - one[name]).abs().max()) for name in one) < 1e-4
 
 
 @pytest.mark.parametrize(

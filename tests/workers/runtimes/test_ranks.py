@@ -1,7 +1,7 @@
 """Several processes on one node: they train as one does, stop together, and say why the first of them failed."""
 
-import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.workers.conftest import eventually
-from tests.workers.runtimes.conftest import Child, finetune_order
+from tests.workers.runtimes.conftest import Child, Told, finetune_order
 from tests.workers.runtimes.test_checkpoints import resumed
 from workers.contract.reasons import Reason
-from workers.runtimes.base import STOPPED_EXIT
+from workers.runtimes.base import STOPPED_EXIT, Run
 
+Finetuned = Callable[..., tuple[Run, Told]]
 TWO = [{"kind": "cpu", "index": 0, "name": "CPU"}, {"kind": "cpu", "index": 1, "name": "CPU"}]
 STEPS = 8
 
@@ -30,27 +31,19 @@ def carried_out(order: dict[str, Any], run_dir: Path) -> Child:
     return child
 
 
-@pytest.fixture(scope="module")
-def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Child:
-    return carried_out(order_of(tiny, 1, 4), tmp_path_factory.mktemp("alone") / "run")
+def test_two_processes_train_adapters_as_one_does(tiny: Path, tmp_path: Path, finetuned: Finetuned) -> None:
+    """By plain data parallelism; `test_one_curve` has the ways to spread whole models."""
+    child = carried_out(order_of(tiny, 2, 2), tmp_path / "two")
+    run, one = finetuned(order_of(tiny, 1, 4), "alone")
 
-
-@pytest.mark.parametrize("stage", [None, 2, 3])
-def test_two_processes_train_as_one_does(tiny: Path, tmp_path: Path, alone: Child, stage: int | None) -> None:
-    zero = {} if stage is None else {"deepspeed": {"zero_stage": stage}}
-    child = carried_out(order_of(tiny, 2, 2, **zero), tmp_path / "two")
-
-    told, one = child.told(), alone.told()
+    told = child.told()
     assert told.metric("loss") == pytest.approx(one.metric("loss"), rel=1e-4)
     assert told.result("test_before") == pytest.approx(one.result("test_before"), rel=1e-4)
     assert told.result("test_after") == pytest.approx(one.result("test_after"), rel=1e-3)
     assert told.phases() == one.phases()  # each thing is said once
     assert told.result("training")["tokens"] == one.result("training")["tokens"]
-    two, whole = (load_file(run.run_dir / "output/adapter/adapter_model.safetensors") for run in (child, alone))
+    two, whole = (load_file(path / "output/adapter/adapter_model.safetensors") for path in (child.run_dir, run.run_dir))
     assert two.keys() == whole.keys()
-    if stage:
-        config = json.loads((child.run_dir / "output/ds_config.json").read_text())
-        assert config["train_batch_size"] == 4
 
 
 def test_a_stop_saves_and_the_next_attempt_goes_on(tiny: Path, tmp_path: Path) -> None:

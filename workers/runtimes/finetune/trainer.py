@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DummyOptim
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 from trl import DPOConfig, SFTConfig, SFTTrainer
@@ -42,6 +43,7 @@ class WatchedTrainer(Trainer):  # type: ignore[misc]  # the library is untyped
         super().__init__(**options)
         self._meter = meter
         self.feed: Feed | None = None
+        self._rate = 0.0
         self._total_train_tokens: int
 
     def read_from(self, feed: Feed) -> None:
@@ -63,7 +65,24 @@ class WatchedTrainer(Trainer):  # type: ignore[misc]  # the library is untyped
         # whole steps the order is the same however a step is divided among processes and micro batches.
         return LengthSampler(lengths, step, arguments.data_seed, lambda: int(self.state.epoch or 0))
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """DeepSpeed too decays weights as the library does without it: not norms and biases."""
+        optimizer = super().create_optimizer(model)
+        if isinstance(optimizer, DummyOptim) and self.args.weight_decay:
+            decayed = set(self.get_decay_parameter_names(self.model))
+            groups: dict[float, list[Any]] = {self.args.weight_decay: [], 0.0: []}
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    groups[self.args.weight_decay if name in decayed else 0.0].append(parameter)
+            optimizer.params = [{"params": some, "weight_decay": decay} for decay, some in groups.items() if some]
+        return optimizer
+
+    def _get_learning_rate(self) -> float:
+        """The step's own: DeepSpeed has its schedule at the next step's when the library asks."""
+        return self._rate if self.is_deepspeed_enabled else float(super()._get_learning_rate())
+
     def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
+        self._rate = float(super()._get_learning_rate())
         self._meter.saw(inputs["input_ids"].numel(), len(inputs["input_ids"]))
         loss: torch.Tensor = super().training_step(model, inputs, *arguments, **options)
         if not torch.isfinite(loss):
