@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, set_seed
 
+from workers.contract.export import GGUF_FILE
 from workers.contract.launch import Quantization
 from workers.contract.objectives import mismatch
 from workers.runtimes.base import Pace, Run, invalid
@@ -37,7 +38,6 @@ from workers.runtimes.team import world_size
 
 ADAPTER_DIR, MODEL_DIR = "adapter", "model"
 DS_CONFIG_FILE = "ds_config.json"
-GGUF_FILE = "model.gguf"
 
 
 def finetune(run: Run) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-FAMILIES = ("llama",)
+from workers.contract.export import gguf_refusal
+
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
@@ -21,12 +22,8 @@ NORMAL, CONTROL = 1, 3
 
 def refusal(model: Any, tokenizer: Any) -> str:
     """Why the model can't be written so, in one sentence; '' where it can."""
-    config = model.config
-    if config.model_type not in FAMILIES:
-        return f"a {config.model_type} model can't be written as GGUF here, only {' and '.join(FAMILIES)}."
-    scaling = getattr(config, "rope_parameters", None) or {}
-    if scaling.get("rope_type", "default") != "default":
-        return f"its positions are scaled ({scaling['rope_type']}), which this writer doesn't know."
+    if sentence := gguf_refusal(model.config.to_dict()):
+        return sentence
     if not _splits_as(tokenizer):
         return "its tokenizer is none that this writer knows: byte-level BPE as GPT-2, Llama 3 or SmolLM have it."
     return ""

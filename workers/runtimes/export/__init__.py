@@ -1,0 +1,1 @@
+"""Exports: models of the catalog written for other programs."""
