@@ -11,14 +11,15 @@ from django.db.models import Model, QuerySet
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Node
 from portal.fleet.selectors import nodes
-from portal.jobs import spreading
+from portal.jobs import load_tests, spreading
 from portal.jobs.plan_names import answers
 from workers.contract.errors import FieldError, Refused, unknown_name
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
+from workers.contract.load_test import LoadTestSpec
 from workers.contract.numerics import FP8_CAPABILITY, has_fp8
 from workers.contract.objectives import RowFormat, mismatch
-from workers.contract.spec import PreflightSpec
+from workers.contract.spec import PreflightSpec, Spec
 
 Row = TypeVar("Row", bound=Model)
 
@@ -28,7 +29,7 @@ class Named:
     """The records a spec names."""
 
     model: ModelProfile | None
-    """None for a preflight without a model."""
+    """None for a load test, and a preflight without a model."""
     dataset: Dataset | None = None
     adapter: Adapter | None = None
 
@@ -55,10 +56,10 @@ class Known:
         return cast(Row | None, self._rows[key])
 
 
-def look_up(spec: FinetuneSpec | LaunchSpec | PreflightSpec, known: Known | None = None) -> Named:
+def look_up(spec: Spec, known: Known | None = None) -> Named:
     """The records behind the names in `spec`. Raises Refused with every error found."""
     errors, known = _Errors(), known or Known()
-    model = _model(spec, errors, known) if spec.model else None
+    model = None if isinstance(spec, LoadTestSpec) or not spec.model else _model(spec, errors, known)
     if spec.resources.node and known.first(Node.objects.all(), spec.resources.node) is None:
         errors.found.append(unknown_name("resources.node", "node", spec.resources.node, _names(Node)))
     dataset = adapter = None
@@ -68,6 +69,9 @@ def look_up(spec: FinetuneSpec | LaunchSpec | PreflightSpec, known: Known | None
         errors.found += spreading.refusals(model, spec.parallel) if model else []
     elif isinstance(spec, LaunchSpec):
         adapter = _adapter(spec, errors, known)
+    elif isinstance(spec, LoadTestSpec):
+        dataset = _named_dataset(spec.dataset, errors, known) if spec.dataset else None
+        errors.found += load_tests.refusals(spec, dataset)
     if errors.found:
         raise Refused(errors.found)
     return Named(model, dataset, adapter)
@@ -87,10 +91,8 @@ def _model(spec: FinetuneSpec | LaunchSpec | PreflightSpec, errors: _Errors, kno
 
 
 def _dataset(spec: FinetuneSpec, errors: _Errors, known: Known) -> Dataset | None:
-    dataset = known.first(Dataset.objects.all(), spec.dataset)
-    if dataset is None:
-        errors.found.append(unknown_name("dataset", "dataset", spec.dataset, _names(Dataset)))
-    elif sentence := mismatch(spec.objective, dataset.name, cast(RowFormat, dataset.format)):
+    dataset = _named_dataset(spec.dataset, errors, known)
+    if dataset and (sentence := mismatch(spec.objective, dataset.name, cast(RowFormat, dataset.format))):
         errors.add("objective", spec.objective, sentence)
     made = Adapter if spec.makes_adapter else ModelProfile
     if spec.adapter and made.objects.filter(name=spec.adapter).exists():
@@ -98,6 +100,13 @@ def _dataset(spec: FinetuneSpec, errors: _Errors, known: Known) -> Dataset | Non
         errors.add("adapter", spec.adapter, f"there is already {what} named {spec.adapter!r}; choose another name.")
     if spec.adapter and spec.save_merged and ModelProfile.objects.filter(name=spec.adapter).exists():
         errors.add("adapter", spec.adapter, f"there is already a model named {spec.adapter!r}; choose another name.")
+    return dataset
+
+
+def _named_dataset(name: str, errors: _Errors, known: Known) -> Dataset | None:
+    dataset = known.first(Dataset.objects.all(), name)
+    if dataset is None:
+        errors.found.append(unknown_name("dataset", "dataset", name, _names(Dataset)))
     return dataset
 
 

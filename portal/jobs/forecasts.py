@@ -24,7 +24,7 @@ from workers.contract.errors import Refused
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.resources import Resources
-from workers.contract.spec import PreflightSpec
+from workers.contract.spec import Spec
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ MARGIN = 1.5
 """Of the planner's seconds: who goes before another one must be over in time."""
 UNALIKE = {"name": True, "adapter": True, "seed": True, "priority": True, "retry": True, "preemptible": True}
 """What of a spec changes nothing of its forecast."""
-
-Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
 
 class Forecast(NamedTuple):
@@ -62,7 +60,7 @@ class Forecasts:
 
         One that may share a device is planned in any case: it would get it alone meanwhile.
         """
-        if isinstance(spec, PreflightSpec) or (isinstance(spec, LaunchSpec) and not _may_share(spec)):
+        if not isinstance(spec, FinetuneSpec | LaunchSpec) or (spec.kind == "launch" and not _may_share(spec)):
             return NONE
         if key not in self._known:
             if in_haste and not _may_share(spec):

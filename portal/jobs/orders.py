@@ -7,15 +7,17 @@ from django.conf import settings
 
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Accelerator, Node
+from portal.jobs import load_tests
 from portal.jobs.checks import Known, look_up
 from portal.jobs.models import Attempt, Job, Member
 from portal.jobs.scheduler import Placement
 from portal.jobs.teams import Part, spread
 from portal.jobs.tokens import serve_token
 from workers.contract.finetune import FinetuneSpec
+from workers.contract.load_test import LoadTestSpec
 from workers.contract.names import store_uri
-from workers.contract.order import AdapterInput, DatasetInput, Device, ModelInput, Order, ResumeInput
-from workers.contract.spec import JOB_SPEC
+from workers.contract.order import AdapterInput, DatasetInput, Device, LaunchTarget, ModelInput, Order, ResumeInput
+from workers.contract.spec import JOB_SPEC, Spec
 
 
 def build(claimed: Sequence[tuple[Job, Placement]]) -> list[tuple[Order, ...]]:
@@ -60,6 +62,7 @@ def _order(job: Job, part: Part, resumes: Mapping[int, ResumeInput], known: Know
     # A retry finds the adapter its own earlier attempt made, which is no reason to refuse it.
     retried = isinstance(spec, FinetuneSpec) and number > 1
     named = look_up(spec.model_copy(update={"adapter": None}) if retried else spec, known)
+    target = load_tests.target(spec) if isinstance(spec, LoadTestSpec) else None
     token = secrets.token_hex(8)
     return Order(
         job=job.pk,
@@ -75,16 +78,23 @@ def _order(job: Job, part: Part, resumes: Mapping[int, ResumeInput], known: Know
         resume=resumes.get(job.pk),
         earlier=tuple(earlier),
         lease_s=settings.LIFTOFF_NODE_LOST_S,
-        serve_token=serve_token(job.pk, number) if spec.kind == "launch" else None,
+        target=target,
+        serve_token=_secret(spec, job.pk, number, target),
     )
+
+
+def _secret(spec: Spec, job: int, attempt: int, target: LaunchTarget | None) -> str | None:
+    """The token of the engine that the attempt is, or asks. Orders are stored without it."""
+    if target is not None:
+        return serve_token(target.job, target.attempt)
+    return serve_token(job, attempt) if spec.kind == "launch" else None
 
 
 def rebuild(stored: Attempt | Member) -> Order:
     """The stored order of an attempt, or of one of its nodes, with its secret derived again."""
     order = Order.model_validate(stored.order)
-    if order.spec.kind != "launch":
-        return order
-    return order.model_copy(update={"serve_token": serve_token(order.job, order.attempt)})
+    secret = _secret(order.spec, order.job, order.attempt, order.target)
+    return order.model_copy(update={"serve_token": secret}) if secret else order
 
 
 def _newest_checkpoints(jobs: Sequence[int]) -> dict[int, ResumeInput]:

@@ -19,10 +19,8 @@ from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
 from portal.jobs.notify import jobs_changed
 from portal.jobs.scheduler import Wait, Waiting
-from workers.contract.finetune import FinetuneSpec
-from workers.contract.launch import LaunchSpec
 from workers.contract.resources import Resources
-from workers.contract.spec import JOB_SPEC, PreflightSpec
+from workers.contract.spec import JOB_SPEC, Spec
 
 TOLD_AT_ONCE = 50
 """Sentences written in one round: first to those that know nothing yet, then in the queue's order."""
@@ -30,8 +28,6 @@ STEADY_S = 60.0
 
 Key = tuple[int, int]
 """A job's number and that of its last attempt: it waits anew after each."""
-
-Spec = FinetuneSpec | LaunchSpec | PreflightSpec
 
 _waiting: dict[Key, Waiting] = {}
 """Waiting jobs, their specs parsed once."""
@@ -124,7 +120,7 @@ def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
     """A job as the scheduler weighs it. `queued_at`: all the time since then it has waited."""
     return Waiting(
         job=pk,
-        resources=_shared(spec.resources.model_dump_json()),
+        resources=_shared(type(spec.resources), spec.resources.model_dump_json()),
         nodes=spec.resources.nodes,
         kind=spec.kind,
         team=team,
@@ -136,9 +132,9 @@ def waiting_of(pk: int, spec: Spec, team: str, queued_at: datetime) -> Waiting:
 
 
 @lru_cache(4096)
-def _shared(resources: str) -> Resources:
+def _shared(kind: type[Resources], resources: str) -> Resources:
     """The same object for all that ask for the same."""
-    return Resources.model_validate_json(resources)
+    return kind.model_validate_json(resources)
 
 
 def told(now: datetime) -> dict[int, Told]:

@@ -14,7 +14,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.jobs import bell, dispatch, members, states
+from portal.jobs import bell, dispatch, load_tests, members, states
 from portal.jobs.checks import look_up
 from portal.jobs.claims import allocate, allocate_all
 from portal.jobs.ending import fail_queued, finish
@@ -26,10 +26,9 @@ from portal.jobs.states import remark
 from workers.contract.errors import Refused, from_pydantic
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
+from workers.contract.load_test import LoadTestSpec
 from workers.contract.reasons import Reason
-from workers.contract.spec import JOB_SPEC, PreflightSpec
-
-Spec = FinetuneSpec | LaunchSpec | PreflightSpec
+from workers.contract.spec import JOB_SPEC, PreflightSpec, Spec
 
 __all__ = [
     "allocate", "allocate_all", "announce", "artifact_stored", "cancel", "checkpoint_stored", "fail_queued", "finish",
@@ -48,10 +47,11 @@ def submit(
 
     Raises Refused with a FieldError for each thing wrong; then nothing is written.
     """
-    parsed = parse(spec)
+    parsed = _settled(parse(spec))
     if idempotency_key and (first := Job.objects.filter(owner=user, idempotency_key=idempotency_key).first()):
         return _same(first, parsed, idempotency_key), False
     look_up(parsed)
+    _refuse_a_second(parsed)
     try:
         with transaction.atomic():
             job = _create(user, parsed, idempotency_key=idempotency_key or None, cloned_from=cloned_from)
@@ -90,6 +90,20 @@ def _further_copies(spec: Spec) -> list[LaunchSpec]:
         spec.model_copy(update={"replicas": 1, "name": f"{name} ({place} of {spec.replicas})"})
         for place in range(2, spec.replicas + 1)
     ]
+
+
+def _settled(spec: Spec) -> Spec:
+    return load_tests.settled(spec) if isinstance(spec, LoadTestSpec) else spec
+
+
+def _refuse_a_second(spec: Spec) -> None:
+    """Two load tests of one launch at a time would measure each other."""
+    if isinstance(spec, LoadTestSpec) and (other := load_tests.under_way(spec.launch)):
+        raise Refused.at(
+            "launch",
+            spec.launch,
+            f"launch: load test #{other.pk} of launch #{spec.launch} has not ended; wait for it, or stop it first.",
+        )
 
 
 def parse(spec: dict[str, Any] | Spec) -> Spec:
@@ -168,6 +182,8 @@ def _name(spec: Spec) -> str:
         return f"All-reduce sweep of {spec.resources.node}"
     if isinstance(spec, PreflightSpec):
         return f"Preflight of {spec.resources.node}" + (f" for {spec.model}" if spec.model else "")
+    if isinstance(spec, LoadTestSpec):
+        return f"Load test of launch #{spec.launch}"
     return f"Launch {spec.adapter or spec.model}"
 
 

@@ -13,6 +13,7 @@ from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.errors import from_pydantic
 from workers.contract.finetune import CheckpointSettings, DataSettings, FinetuneSpec, LoraSettings
 from workers.contract.launch import LaunchSpec
+from workers.contract.load_test import LoadTarget, LoadTestSpec, NoDevices
 from workers.contract.numerics import NumericsSettings
 from workers.contract.objectives import DpoSettings
 from workers.contract.order import Order
@@ -23,6 +24,7 @@ from workers.contract.spec import JOB_SPEC, PreflightSpec
 FINETUNE = {"kind": "finetune", "model": "tiny", "dataset": "tickets"}
 LAUNCH = {"kind": "launch", "model": "tiny"}
 PREFLIGHT = {"kind": "preflight", "resources": {"node": "n1"}}
+LOAD_TEST = {"kind": "load_test", "launch": 5}
 ORDER = {
     "job": 7,
     "attempt": 1,
@@ -37,6 +39,9 @@ FORM_MODELS = [
     FinetuneSpec,
     LaunchSpec,
     PreflightSpec,
+    LoadTestSpec,
+    LoadTarget,
+    NoDevices,
     LoraSettings,
     DataSettings,
     CheckpointSettings,
@@ -56,7 +61,7 @@ def problems(document: dict[str, Any]) -> list[Any]:
     return caught.value.errors()
 
 
-@pytest.mark.parametrize("document", [FINETUNE, LAUNCH, PREFLIGHT])
+@pytest.mark.parametrize("document", [FINETUNE, LAUNCH, PREFLIGHT, LOAD_TEST])
 def test_a_minimal_spec_survives_json(document):
     spec = JOB_SPEC.validate_python(document)
     assert spec.spec_version == SPEC_VERSION

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-KINDS = ("finetune", "launch", "preflight")
-"""Kinds of job, which pydantic puts into the path of a field."""
+KINDS = ("finetune", "launch", "preflight", "load_test")
+"""Kinds of job, which pydantic puts before the path of a field."""
 
 
 class FieldError(NamedTuple):
@@ -55,7 +55,8 @@ def from_pydantic(error: ValidationError) -> list[FieldError]:
 def _field_error(
     location: tuple[int | str, ...], kind: str, text: str, context: dict[str, Any], given: Any
 ) -> FieldError:
-    field = ".".join(str(part) for part in location if part not in (*KINDS, "body", "spec"))
+    parts = [str(part) for part in location if part not in ("body", "spec")]
+    field = ".".join(parts[1:] if parts and parts[0] in KINDS else parts)
     if kind == "value_error" and ": " in text and (not field or isinstance(given, dict)):
         # A whole-model check names its field itself: "max_tokens: 300 leaves no room…".
         own, text = text.removeprefix("Value error, ").split(": ", 1)
@@ -77,7 +78,8 @@ def _field_error(
         rule = f"{shown} is not one of the choices; use {context.get('expected', '')}."
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         named = given.get("kind") if isinstance(given, dict) else given
-        field, rule = "kind", f"{_shown(named)} is no kind of job; use 'finetune', 'launch' or 'preflight'."
+        kinds = f"{', '.join(map(repr, KINDS[:-1]))} or {KINDS[-1]!r}"
+        field, rule = "kind", f"{_shown(named)} is no kind of job; use {kinds}."
     elif kind.startswith(("int_", "float_", "finite")):
         rule = f"{shown} is not a {'whole number' if kind.startswith('int_') else 'number'}."
     elif kind.startswith("bool_"):

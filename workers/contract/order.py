@@ -56,6 +56,15 @@ class ResumeInput(Contract):
     parts: tuple[CheckpointPart, ...] = Field((), description="Those of the further nodes of an attempt on several.")
 
 
+class LaunchTarget(Contract):
+    """The attempt of a launch that a load test asks, straight at its engine. Its token is the order's `serve_token`."""
+
+    job: int
+    attempt: int = Field(ge=1)
+    url: str = Field(description="http://host:port of the engine on its node.")
+    model: str = Field(description="The name that it answers to.")
+
+
 MOST_SHARING = 8
 """Attempts on one device at a time, at most."""
 
@@ -103,7 +112,7 @@ class Order(Contract):
     )
     node: Slug
     spec: JobSpec
-    model: ModelInput | None = Field(None, description="Only a preflight may go without.")
+    model: ModelInput | None = Field(None, description="Only a preflight or a load test may go without.")
     dataset: DatasetInput | None = None
     adapter: AdapterInput | None = None
     resume: ResumeInput | None = None
@@ -114,7 +123,10 @@ class Order(Contract):
     team: Team | None = Field(None, description="Of an attempt on several nodes; each has an order of its own.")
     result_uri: str = Field(description="Folder in the artifact store that receives the run's output.")
     lease_s: float = Field(30, gt=0, description="Unheard of for this long, the attempt is given to another node.")
-    serve_token: str | None = Field(None, description="Bearer token a served model asks of the portal; launch only.")
+    target: LaunchTarget | None = Field(None, description="Whom a load test asks.")
+    serve_token: str | None = Field(
+        None, description="Bearer token that a served model asks for: of the launch itself, or of a load test's target."
+    )
 
     @property
     def resume_step(self) -> int:

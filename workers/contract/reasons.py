@@ -46,6 +46,7 @@ class Reason(StrEnum):
     PEER_LOST = "peer_lost"
     IDLE = "idle"
     CRASH_LOOP = "crash_loop"
+    LAUNCH_GONE = "launch_gone"
 
     @property
     def meaning(self) -> Meaning:
@@ -108,6 +109,9 @@ _MEANINGS = {
     ),
     Reason.CRASH_LOOP: Meaning(
         Outcome.FAILED, "It ended again and again soon after its start, so it isn't started any more; its log has why."
+    ),
+    Reason.LAUNCH_GONE: Meaning(
+        Outcome.FAILED, "The launch under test does not answer any more; start it again, then test it."
     ),
     Reason.PREEMPTED: Meaning(Outcome.FAILED, "A job of higher priority took its devices; it goes on later.", True),
 }

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from workers.contract.base import SPEC_VERSION, Contract, Priority, Slug, Version
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
+from workers.contract.load_test import LoadTestSpec
 from workers.contract.resources import Resources, RetryPolicy, on_one_node
 
 
@@ -44,7 +45,9 @@ class PreflightSpec(Contract):
         return self
 
 
-JobSpec = Annotated[FinetuneSpec | LaunchSpec | PreflightSpec, Field(discriminator="kind")]
+Spec = FinetuneSpec | LaunchSpec | PreflightSpec | LoadTestSpec
+
+JobSpec = Annotated[Spec, Field(discriminator="kind")]
 
 
-JOB_SPEC: TypeAdapter[FinetuneSpec | LaunchSpec | PreflightSpec] = TypeAdapter(JobSpec)
+JOB_SPEC: TypeAdapter[Spec] = TypeAdapter(JobSpec)

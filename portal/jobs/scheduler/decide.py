@@ -101,7 +101,8 @@ class Deciding:
         keeping = _Keeping(pools, room if policy.preempts else None)
         for job in in_order(self._queue, policy, now, ledger):
             pool = pools.answering(job.resources)
-            placed = None if keeping.closed(pool) else place(job, pool, pools)
+            closed = job.resources.devices > 0 and keeping.closed(pool)  # who needs no device passes nobody
+            placed = None if closed else place(job, pool, pools)
             if placed is not None:
                 ledger.give(job.team, job.nodes * job.resources.devices, job.known_s)
                 yield placed

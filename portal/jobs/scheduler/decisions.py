@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Placement:
-    """Start the job on these devices of this node.
+    """Start the job on these devices of this node; on none where it needs none.
 
     A job of several nodes has a (node, devices) pair for each in `parts`, the first of them repeated in `node` and
     `devices`; allocate all of them or none. `reserved_bytes`: of its one device, which it shares with others; None: its
