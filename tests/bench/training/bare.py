@@ -31,6 +31,14 @@ class Clock(TrainerCallback):  # type: ignore[misc]  # the library is untyped
             self.tokens.append(float(logs["num_tokens"]))
 
 
+def as_chat(row: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+    """What the model's template takes."""
+    return {
+        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "completion": [{"role": "assistant", "content": row["completion"]}],
+    }
+
+
 def main(given: dict[str, Any]) -> None:
     set_seed(given["seed"])
     clock = Clock()
@@ -57,7 +65,7 @@ def main(given: dict[str, Any]) -> None:
             use_cpu=True,
             dataloader_pin_memory=False,
         ),
-        train_dataset=load_dataset("json", data_files=given["rows"], split="train"),
+        train_dataset=load_dataset("json", data_files=given["rows"], split="train").map(as_chat),
         processing_class=AutoTokenizer.from_pretrained(given["model"]),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[clock],

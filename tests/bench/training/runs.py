@@ -83,7 +83,7 @@ def by_peer(command: Path, home: Path, settings: dict[str, Any], samples: int) -
         "use_cpu": True, "logging_steps": 1000, "save_strategy": "no", "overwrite_output_dir": True,
         "report_to": "none", "seed": settings["seed"],
     }  # fmt: skip
-    path = home / "peer.json"
+    path = home / "peer.yaml"  # of which JSON is a kind
     path.write_text(json.dumps(config))
     environment = {**os.environ, "USE_MODELSCOPE_HUB": "0", "HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1"}
     environment.pop("PYTHONPATH", None)
