@@ -59,7 +59,11 @@ class LoadTestSpec(Contract):
         10, ge=1, le=3600, title="Seconds a step", description="So long each step sends; what is under way then ends."
     )
     step_requests: int = Field(
-        0, ge=0, le=1_000_000, title="Requests a step", description="So many instead of by seconds; 0: by seconds."
+        0,
+        ge=0,
+        le=1_000_000,
+        title="Requests a step",
+        description="So many, at least one for each at a time; 0: by seconds.",
     )
     max_tokens: int = Field(
         64, ge=1, le=1_000_000, title="Max tokens", description="Of each answer; one may end before."

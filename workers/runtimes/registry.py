@@ -12,7 +12,9 @@ from workers.runtimes.base import RunFailed, Runtime
 RUNTIMES = {
     "finetune": "workers.runtimes.finetune.runtime:finetune",
     "launch": "workers.runtimes.serve.runtime:serve",
+    "export": "workers.runtimes.export.runtime:export",
     "preflight": "workers.runtimes.preflight.runtime:preflight",
+    "load_test": "workers.runtimes.load_test.runtime:load_test",
 }
 
 
