@@ -25,6 +25,7 @@ PAGES = {
         "jobs.attempt": ("Attempts", "replay"),
         "jobs.leadership": ("Controllers", "military_tech"),
         "serving.endpoint": ("Endpoints", "chat"),
+        "serving.loadtest": ("Load tests", "speed"),
     },
     "Access": {
         "auth.user": ("Users", "person"),

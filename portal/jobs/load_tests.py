@@ -4,6 +4,9 @@ Where a launch answers is recorded by the serving app, and read here through its
 measured.
 """
 
+from collections.abc import Iterable
+from datetime import datetime
+
 from django.db.models import F
 
 from portal.catalog.models import Dataset
@@ -32,6 +35,12 @@ def running(launch: int | None = None) -> list[Attempt]:
 def under_way(launch: int) -> Job | None:
     """The load test of that launch which has not ended, if there is one."""
     return Job.objects.filter(kind=KIND, status__in=LIVE, spec__launch=launch).first()
+
+
+def latest_end(launches: Iterable[int], now: datetime) -> datetime | None:
+    """When the last load test of any of them ended: `now` where one has not; None where there was none."""
+    ended = [one.finished_at or now for one in Job.objects.filter(kind=KIND, spec__launch__in=list(launches))]
+    return max(ended, default=None)
 
 
 def settled(spec: LoadTestSpec) -> LoadTestSpec:

@@ -1,4 +1,8 @@
-"""Stops launches that were asked nothing for as long as their spec allows. Knows nothing of requests but their time."""
+"""Stops launches that were asked nothing for as long as their spec allows. Knows nothing of requests but their time.
+
+A load test goes past the gateway and counts as one long request: it keeps its launch awake, and the time begins anew
+when it ends.
+"""
 
 import logging
 from collections import defaultdict
@@ -6,7 +10,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from portal.jobs import services
+from portal.jobs import load_tests, services
 from portal.jobs.models import Job
 from portal.serving.models import Endpoint
 from portal.serving.selectors import live_endpoints
@@ -29,6 +33,9 @@ def _stopped(launch: Job, endpoints: list[Endpoint], now: datetime) -> bool:
     minutes = launch.spec["idle_stop_minutes"]
     last = max(endpoint.asked_at or endpoint.ready_at for endpoint in endpoints)
     if now - last < timedelta(minutes=minutes):
+        return False
+    tested = load_tests.latest_end([endpoint.attempt.job_id for endpoint in endpoints], now)
+    if tested is not None and now - tested < timedelta(minutes=minutes):
         return False
     log.info("launch %s had no request for %d min", launch.pk, minutes)
     services.cancel(launch, None, f"Stopped: no request for {minutes} min.", Reason.IDLE)

@@ -1,10 +1,13 @@
-"""Reads which launched models answer now, and which could. Writes nothing; calls nobody."""
+"""Reads which launched models answer now, which could, and how fast they were found to.
+
+Writes nothing; calls nobody.
+"""
 
 from django.db.models import F, Max, Q, QuerySet
 
 from portal.jobs.lifecycle import LIVE, Status
 from portal.jobs.models import Job
-from portal.serving.models import Endpoint
+from portal.serving.models import Endpoint, LoadTest
 from workers.contract.reasons import Reason
 
 JOB_PREFIX = "job-"
@@ -75,6 +78,15 @@ def live_endpoint(job: Job) -> Endpoint | None:
 def request_name(endpoint: Endpoint) -> str:
     """What to put into a request's `model`: the model's name, or 'job-<id>' where a newer launch has that name."""
     return endpoint.model_name if endpoint in serving(endpoint.model_name) else f"{JOB_PREFIX}{endpoint.launch}"
+
+
+def load_tests(*, launch: int | None = None, model: str = "") -> QuerySet[LoadTest]:
+    """Load tests, newest first: of one launch with its replicas, of a base model or of what is served by that name, or
+    of all."""
+    rows = LoadTest.objects.select_related("attempt__job", "launch")
+    if launch is not None:
+        rows = rows.filter(Q(launch=launch) | Q(launch__replica_of=launch))
+    return rows.filter(Q(model=model) | Q(served_as=model)) if model else rows
 
 
 def _of_launch(number: int) -> Q:

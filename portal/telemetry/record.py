@@ -14,10 +14,11 @@ from django.utils import timezone
 
 from portal.fleet.services import record_preflight, record_sweep
 from portal.jobs import dispatch, measurements, members, services
-from portal.jobs.models import Attempt, Member
-from portal.serving.services import mark_ready
+from portal.jobs.models import Attempt, Job, Member
+from portal.serving.services import mark_ready, record_load_test
 from portal.telemetry.models import AttemptEvent, LogLine, MetricPoint
 from portal.telemetry.received import Received
+from portal.telemetry.selectors import results
 from workers.contract.events import (
     Artifact,
     Checkpoint,
@@ -199,9 +200,17 @@ def _apply(attempt: Attempt, event: object) -> None:
             record_preflight(attempt.node, job_number=job, attempt_number=number, values=values)
         case Result(name="all_reduce_sweep", values=values):
             record_sweep(attempt.node, job_number=job, attempt_number=number, values=values)
+        case Result(name="load_test", values=values) if attempt.job.kind == "load_test":
+            record_load_test(attempt, values, _engine_of(attempt.job.spec["launch"]))
         case Result(name="measured", values=values) if attempt.nodes == 1:  # the planner counts one node's devices
             measurements.record(attempt, values)
         case Artifact(kind=kind, uri=uri, bytes=size, sha256=sha256):
             services.artifact_stored(job, number, kind=kind, uri=uri, size=size, sha256=sha256)
         case _:
             pass
+
+
+def _engine_of(launch: int) -> str:
+    """What a launch said that it answers with."""
+    job = Job.objects.filter(pk=launch).first()
+    return str(results(job).get("engine", {}).get("engine", "")) if job else ""

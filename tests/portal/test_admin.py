@@ -15,7 +15,7 @@ from portal.accounts.services import authenticate, create_token
 from portal.catalog.models import ModelProfile
 from portal.fleet.models import Accelerator, Link, Node, NodeEvent, PreflightReport, SweepReport
 from portal.jobs.models import Attempt, Job, Leadership
-from portal.serving.models import Endpoint
+from portal.serving.models import Endpoint, LoadTest
 from tests.portal.factories import (
     PASSWORD,
     make_adapter,
@@ -60,6 +60,7 @@ def rows(boss: User) -> None:
         lines=[{"name": "disk read", "state": "warn", "words": "slow"}],
     )  # fmt: skip
     SweepReport.objects.create(node=attempt.node, job_number=1, attempt_number=1, sweep={}, at=timezone.now())
+    LoadTest.objects.create(attempt=attempt, launch=attempt.job, model="m", report={}, at=timezone.now())
 
 
 def page(model: Any, what: str, *args: Any) -> str:
