@@ -71,25 +71,34 @@ def register_adapter(
 
 
 def register_model(
-    *, name: str, model: str, dataset: str, uri: str, sha256: str, disk_bytes: int, job_number: int
+    *,
+    name: str,
+    model: str,
+    dataset: str,
+    uri: str,
+    sha256: str,
+    disk_bytes: int,
+    job_number: int,
+    source: ModelProfile.Source = ModelProfile.Source.FOLDER,
 ) -> ModelProfile:
-    """Record a model a job made by training `model`; the same job's again changes nothing but where it is.
+    """Record a model a job made of `model`; the same job's again changes nothing but where it is.
 
     It has its base's shape, so nothing is read from the store.
     """
     base = ModelProfile.objects.get(name=model)
     width = round(disk_bytes / base.parameters) if base.parameters else 0
-    dtype = {4: "float32", 2: "bfloat16"}.get(width, "")
+    half = "float16" if source == ModelProfile.Source.GGUF or base.dtype == "float16" else "bfloat16"
+    dtype = {4: "float32", 2: half}.get(width, "")
     known = {field: getattr(base, field) for field in model_facts.Facts.__dataclass_fields__}
     made, _ = ModelProfile.objects.update_or_create(
         name=name,
         defaults=known
         | {
-            "source": ModelProfile.Source.FOLDER,
+            "source": source,
             "uri": uri,
             "dtype": dtype,
             "licence": base.licence,
-            "config": {} if base.source == ModelProfile.Source.GGUF else base.config,
+            "config": {} if base.source == ModelProfile.Source.GGUF and source != base.source else base.config,
             "sha256": sha256,
             "disk_bytes": disk_bytes,
             "base_model": base,

@@ -35,6 +35,16 @@ def sweep(portal: Portal, args: argparse.Namespace) -> int:
     return _submitted(portal, args, portal.call("POST", "/jobs", json=spec))
 
 
+def export(portal: Portal, args: argparse.Namespace) -> int:
+    """`liftoff export`."""
+    asked = {"format": args.format, "result": args.result}
+    if args.what.isdecimal():
+        return _submitted(portal, args, portal.call("POST", f"/jobs/{args.what}/export", json=asked))
+    adapter = portal.get(f"/adapters/{args.what}")
+    spec = {"kind": "export", "model": adapter["model"], "adapter": adapter["name"], **asked}
+    return _submitted(portal, args, portal.call("POST", "/jobs", json=spec))
+
+
 def _submitted(portal: Portal, args: argparse.Namespace, job: Any) -> int:
     """Say what became of a job that was just submitted, after waiting for it if so asked."""
     if args.wait:

@@ -11,11 +11,17 @@ from pydantic import BaseModel
 
 from portal.cli.client import Problem
 from workers.contract.errors import unknown_name
+from workers.contract.export import ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.spec import PreflightSpec
 
-KINDS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec, "preflight": PreflightSpec}
+KINDS: dict[str, type[BaseModel]] = {
+    "finetune": FinetuneSpec,
+    "launch": LaunchSpec,
+    "export": ExportSpec,
+    "preflight": PreflightSpec,
+}
 
 
 def read(source: str, changes: list[str], labels: Sequence[str] = (), preferred: Sequence[str] = ()) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from portal.fleet.selectors import nodes
 from portal.jobs import load_tests, spreading
 from portal.jobs.plan_names import answers
 from workers.contract.errors import FieldError, Refused, unknown_name
+from workers.contract.export import ExportSpec, gguf_refusal
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.load_test import LoadTestSpec
@@ -67,8 +68,10 @@ def look_up(spec: Spec, known: Known | None = None) -> Named:
         dataset = _dataset(spec, errors, known)
         _eight_bits(spec, errors)
         errors.found += spreading.refusals(model, spec.parallel) if model else []
-    elif isinstance(spec, LaunchSpec):
+    elif isinstance(spec, LaunchSpec | ExportSpec):
         adapter = _adapter(spec, errors, known)
+        if isinstance(spec, ExportSpec) and model:
+            _written(spec, model, errors)
     elif isinstance(spec, LoadTestSpec):
         dataset = _named_dataset(spec.dataset, errors, known) if spec.dataset else None
         errors.found += load_tests.refusals(spec, dataset)
@@ -77,11 +80,17 @@ def look_up(spec: Spec, known: Known | None = None) -> Named:
     return Named(model, dataset, adapter)
 
 
-def _model(spec: FinetuneSpec | LaunchSpec | PreflightSpec, errors: _Errors, known: Known) -> ModelProfile | None:
+def _model(
+    spec: FinetuneSpec | LaunchSpec | PreflightSpec | ExportSpec, errors: _Errors, known: Known
+) -> ModelProfile | None:
     model = known.first(ModelProfile.objects.all(), spec.model or "")
     if model is None:
         errors.found.append(unknown_name("model", "model", spec.model or "", _names(ModelProfile)))
-    elif not isinstance(spec, PreflightSpec) and model.context_length and spec.context_length > model.context_length:
+    elif (
+        not isinstance(spec, PreflightSpec | ExportSpec)
+        and model.context_length
+        and spec.context_length > model.context_length
+    ):
         errors.add(
             "context_length",
             spec.context_length,
@@ -137,7 +146,17 @@ def _eight_bits(spec: FinetuneSpec, errors: _Errors) -> None:
         )
 
 
-def _adapter(spec: LaunchSpec, errors: _Errors, known: Known) -> Adapter | None:
+def _written(spec: ExportSpec, model: ModelProfile, errors: _Errors) -> None:
+    """Whether there is something to export, in a format that can hold it, under a name that is free."""
+    if not spec.adapter and model.source == spec.format:
+        errors.add("format", spec.format, f"{model.name} is {spec.format} already; use the other, or name an adapter.")
+    elif spec.format == "gguf" and model.config and (sentence := gguf_refusal(model.config)):
+        errors.add("format", spec.format, sentence)
+    if spec.result and ModelProfile.objects.filter(name=spec.result).exists():
+        errors.add("result", spec.result, f"there is already a model named {spec.result!r}; choose another name.")
+
+
+def _adapter(spec: LaunchSpec | ExportSpec, errors: _Errors, known: Known) -> Adapter | None:
     if not spec.adapter:
         return None
     adapter = known.first(Adapter.objects.select_related("base_model"), spec.adapter)

@@ -21,11 +21,17 @@ from portal.jobs import services
 from portal.jobs.models import Job
 from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.errors import FieldError, Refused
+from workers.contract.export import ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.spec import PreflightSpec
 
-SPECS: dict[str, type[BaseModel]] = {"finetune": FinetuneSpec, "launch": LaunchSpec, "preflight": PreflightSpec}
+SPECS: dict[str, type[BaseModel]] = {
+    "finetune": FinetuneSpec,
+    "launch": LaunchSpec,
+    "export": ExportSpec,
+    "preflight": PreflightSpec,
+}
 NOT_ASKED = ("kind", "spec_version")
 OF_FINETUNES = ("resources__nodes",)
 """Asked of no other kind of job."""
@@ -37,9 +43,13 @@ FIRST: dict[str, tuple[str, ...]] = {
     "launch": (
         "model", "adapter", "name", "quantization", "replicas", "context_length", "max_tokens", "temperature", "top_p",
     ),
+    "export": ("model", "adapter", "format", "result", "name"),
     "preflight": ("resources__node", "resources__devices", "model", "name"),
 }  # fmt: skip
-EMPTY: dict[str, dict[str, str]] = {"preflight": {"resources__node": "choose one", "model": "none: the node alone"}}
+EMPTY: dict[str, dict[str, str]] = {
+    "export": {"adapter": "none: the model as it is"},
+    "preflight": {"resources__node": "choose one", "model": "none: the node alone"},
+}
 """Kind → field → what its empty choice says, where that is not what other kinds say."""
 
 
@@ -58,6 +68,7 @@ WORDS = {
         "New fine-tune", "Fine-tune a model", "optimizer, precision, DeepSpeed, where it runs", "Start fine-tune"
     ),
     "launch": Words("New launch", "Launch a model", "precision, seed, preflight, where it runs", "Launch"),
+    "export": Words("New export", "Export a model", "where it runs", "Start export"),
     "preflight": Words("New preflight", "Check a node", "which of its devices", "Start preflight"),
 }
 LABELS = ("resources__labels", "resources__preferred_labels")
@@ -137,6 +148,7 @@ class JobForm(forms.Form):
         needed: dict[str, dict[str, type[Model]]] = {
             "finetune": {"model": ModelProfile, "dataset": Dataset},
             "launch": {"model": ModelProfile},
+            "export": {"model": ModelProfile},
             "preflight": {"node": Node},
         }
         return [name for name, records in needed[self.kind].items() if not records._default_manager.exists()]

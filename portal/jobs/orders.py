@@ -13,7 +13,6 @@ from portal.jobs.models import Attempt, Job, Member
 from portal.jobs.scheduler import Placement
 from portal.jobs.teams import Part, spread
 from portal.jobs.tokens import serve_token
-from workers.contract.finetune import FinetuneSpec
 from workers.contract.load_test import LoadTestSpec
 from workers.contract.names import store_uri
 from workers.contract.order import AdapterInput, DatasetInput, Device, LaunchTarget, ModelInput, Order, ResumeInput
@@ -59,9 +58,9 @@ def _order(job: Job, part: Part, resumes: Mapping[int, ResumeInput], known: Know
     """As for one node alone. `earlier`: the tokens of the attempts before."""
     (node, devices), number = part, job.attempt_number + 1
     spec = JOB_SPEC.validate_python(job.spec)
-    # A retry finds the adapter its own earlier attempt made, which is no reason to refuse it.
-    retried = isinstance(spec, FinetuneSpec) and number > 1
-    named = look_up(spec.model_copy(update={"adapter": None}) if retried else spec, known)
+    # A retry finds what its own earlier attempt made, which is no reason to refuse it.
+    makes = {"finetune": "adapter", "export": "result"}.get(spec.kind) if number > 1 else None
+    named = look_up(spec.model_copy(update={makes: None}) if makes else spec, known)
     target = load_tests.target(spec) if isinstance(spec, LoadTestSpec) else None
     token = secrets.token_hex(8)
     return Order(

@@ -8,11 +8,13 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from portal.catalog.models import Adapter, ModelProfile
 from portal.catalog.services import register_adapter, register_model
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status
 from portal.jobs.models import Attempt, Job
 from portal.jobs.notify import job_changed
 from portal.jobs.states import move, note
+from workers.contract.export import GGUF_FILE, ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.order import ResumeInput
 
@@ -41,17 +43,26 @@ def report(job_id: int, number: int, **shown: Any) -> None:
 def artifact_stored(job_id: int, number: int, *, kind: str, uri: str, size: int, sha256: str | None) -> None:
     """An artifact of the run reached the store; an adapter or a model joins the catalog with its lineage."""
     job = Job.objects.get(pk=job_id)
-    register = {"adapter": register_adapter, "model": register_model}.get(kind)
-    if register and job.kind == "finetune" and job.attempt_number == number:
+    if job.attempt_number != number:
+        return
+    stored: dict[str, Any] = {"uri": uri, "sha256": sha256 or "", "disk_bytes": size, "job_number": job_id}
+    if job.kind == "finetune" and kind in ("adapter", "model"):
         spec = FinetuneSpec.model_validate(job.spec)
-        register(
-            name=spec.adapter or f"{spec.model[:40]}-job-{job_id}",
-            model=spec.model,
-            dataset=spec.dataset,
-            uri=uri,
-            sha256=sha256 or "",
-            disk_bytes=size,
-            job_number=job_id,
+        stored |= {"name": spec.adapter or f"{spec.model[:40]}-job-{job_id}", "dataset": spec.dataset}
+        if kind == "adapter":
+            register_adapter(model=spec.model, **stored)
+        else:
+            register_model(model=spec.model, **stored)
+    is_gguf = uri.endswith(f"/{GGUF_FILE}")
+    if job.kind == "export" and (kind == "model" or is_gguf):
+        export = ExportSpec.model_validate(job.spec)
+        adapter = Adapter.objects.select_related("dataset").filter(name=export.adapter or "").first()
+        register_model(
+            name=export.made(job_id),
+            model=export.model,
+            dataset=adapter.dataset.name if adapter and adapter.dataset else "",
+            source=ModelProfile.Source.GGUF if is_gguf else ModelProfile.Source.FOLDER,
+            **stored,
         )
 
 

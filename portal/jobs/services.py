@@ -24,6 +24,7 @@ from portal.jobs.notify import job_changed
 from portal.jobs.progress import announce, artifact_stored, checkpoint_stored, mark_started, report
 from portal.jobs.states import remark
 from workers.contract.errors import Refused, from_pydantic
+from workers.contract.export import ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.load_test import LoadTestSpec
@@ -182,6 +183,8 @@ def _name(spec: Spec) -> str:
         return f"All-reduce sweep of {spec.resources.node}"
     if isinstance(spec, PreflightSpec):
         return f"Preflight of {spec.resources.node}" + (f" for {spec.model}" if spec.model else "")
+    if isinstance(spec, ExportSpec):
+        return f"Export {spec.adapter or spec.model} as {spec.format}"
     if isinstance(spec, LoadTestSpec):
         return f"Load test of launch #{spec.launch}"
     return f"Launch {spec.adapter or spec.model}"

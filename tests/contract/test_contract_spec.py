@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from workers.contract.base import SPEC_VERSION, UnknownVersion
 from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.errors import from_pydantic
+from workers.contract.export import ExportSpec
 from workers.contract.finetune import CheckpointSettings, DataSettings, FinetuneSpec, LoraSettings
 from workers.contract.launch import LaunchSpec
 from workers.contract.load_test import LoadTarget, LoadTestSpec, NoDevices
@@ -39,6 +40,7 @@ FORM_MODELS = [
     FinetuneSpec,
     LaunchSpec,
     PreflightSpec,
+    ExportSpec,
     LoadTestSpec,
     LoadTarget,
     NoDevices,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from workers.contract.base import SPEC_VERSION, Contract, Priority, Slug, Version
+from workers.contract.export import ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.load_test import LoadTestSpec
@@ -45,7 +46,7 @@ class PreflightSpec(Contract):
         return self
 
 
-Spec = FinetuneSpec | LaunchSpec | PreflightSpec | LoadTestSpec
+Spec = FinetuneSpec | LaunchSpec | PreflightSpec | LoadTestSpec | ExportSpec
 
 JobSpec = Annotated[Spec, Field(discriminator="kind")]
 

@@ -3,19 +3,22 @@
 from typing import Annotated, Any, Literal
 
 from django.http import HttpRequest, JsonResponse
-from ninja import Body, Header, Path, Query, Router
+from ninja import Body, Header, Path, Query, Router, Schema
 from ninja.responses import Status as Answer
+from pydantic import Field
 
 from portal.api.authentication import user_of
 from portal.api.job_shapes import Events, JobOut, JobRow, LogLine, Point, job_row
 from portal.api.paging import Limit, Offset, Page, page
 from portal.api.parsing import storable
 from portal.api.problems import BODY_CODES, CODES, FIND_CODES, NotFound
-from portal.jobs import selectors, services
+from portal.jobs import exports, selectors, services
 from portal.jobs.models import Job
 from portal.jobs.patches import patched
 from portal.telemetry import cursor
 from portal.telemetry import selectors as telemetry
+from workers.contract.base import Slug
+from workers.contract.export import ExportFormat
 from workers.contract.spec import JobSpec
 
 router = Router(tags=["jobs"])
@@ -48,7 +51,7 @@ def list_jobs(
         Literal["", "live", "queued", "dispatched", "running", "cancelling", "succeeded", "failed", "cancelled"],
         Query("", description="A status, or 'live' for all that are not over."),
     ],
-    kind: Annotated[Literal["", "finetune", "launch", "preflight"], Query("")],
+    kind: Annotated[Literal["", "finetune", "launch", "export", "preflight", "load_test"], Query("")],
     search: Annotated[str, Query("", max_length=200, description="Part of the name or owner, or the number.")],
     limit: Limit,
     offset: Offset,
@@ -133,6 +136,25 @@ def clone(
         idempotency_key=_key(idempotency_key),
         cloned_from=source,
     )
+    return Answer(201 if created else 200, telemetry.snapshot(job))
+
+
+class Export(Schema):
+    """In which format, and under which name."""
+
+    format: ExportFormat = "safetensors"
+    result: Slug | None = Field(None, description="Name of the model that it makes; generated when absent.")
+
+
+@router.post(
+    "/{id}/export",
+    response={200: JobOut, 201: JobOut, **BODY_CODES, 404: FIND_CODES[404]},
+    summary="Export what a fine-tune made",
+)
+def export(request: HttpRequest, id: JobId, body: Export, idempotency_key: Key) -> Answer[Any]:
+    """A job of kind export: the fine-tune's adapter and its base as one model, or the model that it made."""
+    spec = exports.of_job(find(id), body.format, body.result)
+    job, created = services.submit(user_of(request), spec, idempotency_key=_key(idempotency_key))
     return Answer(201 if created else 200, telemetry.snapshot(job))
 
 
