@@ -7,7 +7,7 @@ from ninja.openapi.docs import Swagger
 from portal.api.authentication import BearerToken, BrowserSession
 from portal.api.parsing import StrictParser
 from portal.api.problems import ErrorsInSentences, NotFound, install
-from portal.api.routes import adapters, artifacts, datasets, endpoints, jobs, me, models, nodes, plans
+from portal.api.routes import adapters, artifacts, datasets, endpoints, jobs, load_tests, me, models, nodes, plans
 
 api = ErrorsInSentences(
     title="Liftoff",
@@ -34,6 +34,7 @@ api.add_router("/adapters", adapters.router)
 api.add_router("/nodes", nodes.router)
 api.add_router("/plans", plans.router)
 api.add_router("/endpoints", endpoints.router)
+api.add_router("/load-tests", load_tests.router)
 api.add_router("/me", me.router)
 
 rest = Router()

@@ -45,6 +45,24 @@ def export(portal: Portal, args: argparse.Namespace) -> int:
     return _submitted(portal, args, portal.call("POST", "/jobs", json=spec))
 
 
+def load_test(portal: Portal, args: argparse.Namespace) -> int:
+    """`liftoff load-test`."""
+    spec: dict[str, Any] = {
+        "kind": "load_test",
+        "launch": args.launch,
+        "concurrency": args.concurrency,
+        "step_s": args.seconds,
+        "step_requests": args.requests,
+        "max_tokens": args.max_tokens,
+        "target": {"figure": args.figure, "bound_ms": args.below_ms},
+    }
+    if args.dataset:
+        spec["dataset"] = args.dataset
+    if args.prompts:
+        spec["prompts"] = specs.text_of("--prompts", args.prompts)
+    return _submitted(portal, args, portal.call("POST", "/jobs", json=spec))
+
+
 def _submitted(portal: Portal, args: argparse.Namespace, job: Any) -> int:
     """Say what became of a job that was just submitted, after waiting for it if so asked."""
     if args.wait:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from workers.contract.load_report import RESULT as LOAD_TEST
+from workers.contract.load_report import LoadReport, Times
 from workers.contract.preflight import RESULT, Report
 from workers.contract.sweep import RESULT as SWEEP
 from workers.contract.sweep import Sweep
@@ -78,6 +80,31 @@ def print_sweep(sweep: Sweep) -> None:
         print(f"  {one.before.ranks} to {one.after.ranks} processes: {one.overhead:+.1%} a training step per doubling")
 
 
+def print_load_test(report: LoadReport) -> None:
+    """A row for each number of requests at a time, and the highest rate that meets the target. Times are P99, ms."""
+
+    def p99(times: Times | None) -> str:
+        return f"{times.p99_s * 1000:.4g}" if times else "–"
+
+    heads = ["at a time", "requests/s", "tokens/s out", "ttft p99", "tpot p99", "e2e p99", "answers", "errors"]
+    rows = [
+        [
+            step.concurrency,
+            f"{step.requests_per_s:.4g}",
+            f"{step.tokens_out_per_s:.4g}",
+            *map(p99, (step.ttft, step.tpot, step.e2e)),
+            step.answers,
+            ", ".join(f"{count} {kind}" for kind, count in step.errors.items()) or "none",
+        ]
+        for step in report.steps
+    ]
+    print(f"  {report.asked}; target: {report.target.figure} p99 below {report.target.bound_ms:g} ms")
+    print_table(heads, rows)
+    best = report.best
+    rate = f"{best.requests_per_s:.4g} requests/s at {best.concurrency} at a time" if best else "none"
+    print(f"  highest rate that meets the target: {rate}. {report.why}".rstrip())
+
+
 def print_job(job: dict[str, Any]) -> None:
     """A job on a few lines."""
     print(f"Job #{job['id']} {job['name']}: {progress(job, bar=True)}")
@@ -90,6 +117,8 @@ def print_job(job: dict[str, Any]) -> None:
             print_preflight(Report.model_validate(values))
         elif name == SWEEP:
             print_sweep(Sweep.model_validate(values))
+        elif name == LOAD_TEST:
+            print_load_test(LoadReport.model_validate(values))
         else:
             print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     if job["adapter"]:

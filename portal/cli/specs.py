@@ -14,6 +14,7 @@ from workers.contract.errors import unknown_name
 from workers.contract.export import ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
+from workers.contract.load_test import LoadTestSpec
 from workers.contract.spec import PreflightSpec
 
 KINDS: dict[str, type[BaseModel]] = {
@@ -21,6 +22,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "launch": LaunchSpec,
     "export": ExportSpec,
     "preflight": PreflightSpec,
+    "load_test": LoadTestSpec,
 }
 
 
@@ -30,11 +32,7 @@ def read(source: str, changes: list[str], labels: Sequence[str] = (), preferred:
     Raises Problem.
     """
     try:
-        spec = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
-    except OSError as error:
-        raise Problem(
-            f"SPEC: {source!r} can't be read ({error.strerror}); name a JSON file, or - for the input."
-        ) from None
+        spec = json.loads(text_of("SPEC", source))
     except ValueError as error:
         raise Problem(f"SPEC: {source!r} is not JSON ({error}).") from None
     if not isinstance(spec, dict):
@@ -56,6 +54,15 @@ def read(source: str, changes: list[str], labels: Sequence[str] = (), preferred:
                 raise Problem(f"{option}: {text!r} is no label; write key=value, e.g. zone=a.")
             _place(spec, ["resources", field])[key] = label
     return spec
+
+
+def text_of(option: str, source: str) -> str:
+    """The text of a file, or of standard input for '-'. Raises Problem."""
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise Problem(f"{option}: {source!r} can't be read ({why}); name a file, or - for the input.") from None
 
 
 def _place(spec: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:

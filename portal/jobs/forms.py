@@ -17,13 +17,14 @@ from pydantic.fields import FieldInfo
 
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.fleet.models import Node
-from portal.jobs import services
+from portal.jobs import load_tests, services
 from portal.jobs.models import Job
 from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.errors import FieldError, Refused
 from workers.contract.export import ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
+from workers.contract.load_test import LoadTestSpec
 from workers.contract.spec import PreflightSpec
 
 SPECS: dict[str, type[BaseModel]] = {
@@ -31,10 +32,16 @@ SPECS: dict[str, type[BaseModel]] = {
     "launch": LaunchSpec,
     "export": ExportSpec,
     "preflight": PreflightSpec,
+    "load_test": LoadTestSpec,
 }
 NOT_ASKED = ("kind", "spec_version")
 OF_FINETUNES = ("resources__nodes",)
 """Asked of no other kind of job."""
+OF_DEVICES = (
+    "resources__device_kind", "resources__devices", "resources__min_memory_gib", "resources__labels",
+    "resources__preferred_labels",
+)  # fmt: skip
+"""Not asked of a load test, which takes none and runs beside its launch."""
 FIRST: dict[str, tuple[str, ...]] = {
     "finetune": (
         "model", "dataset", "objective", "method", "name", "adapter", "epochs", "max_steps", "micro_batch",
@@ -45,10 +52,15 @@ FIRST: dict[str, tuple[str, ...]] = {
     ),
     "export": ("model", "adapter", "format", "result", "name"),
     "preflight": ("resources__node", "resources__devices", "model", "name"),
+    "load_test": (
+        "launch", "concurrency", "step_s", "max_tokens", "target__figure", "target__bound_ms", "dataset", "name",
+        "prompts",
+    ),
 }  # fmt: skip
 EMPTY: dict[str, dict[str, str]] = {
     "export": {"adapter": "none: the model as it is"},
     "preflight": {"resources__node": "choose one", "model": "none: the node alone"},
+    "load_test": {"resources__node": "the launch's", "dataset": "none: the prompts below"},
 }
 """Kind → field → what its empty choice says, where that is not what other kinds say."""
 
@@ -70,9 +82,14 @@ WORDS = {
     "launch": Words("New launch", "Launch a model", "precision, seed, preflight, where it runs", "Launch"),
     "export": Words("New export", "Export a model", "where it runs", "Start export"),
     "preflight": Words("New preflight", "Check a node", "which of its devices", "Start preflight"),
+    "load_test": Words(
+        "New load test", "Load test a launch", "requests instead of seconds, errors, timeout", "Start load test"
+    ),
 }
 LABELS = ("resources__labels", "resources__preferred_labels")
 DS_CONFIG = "deepspeed__config"
+TEXTS = (DS_CONFIG, "prompts")
+"""Several lines each."""
 HINTS = dict.fromkeys(LABELS, "Write key=value, with commas between.")
 GROUPS = {
     "": "More settings",
@@ -82,6 +99,7 @@ GROUPS = {
     "data": "Data",
     "deepspeed": "DeepSpeed",
     "numerics": "Numbers and kernels",
+    "target": "Target",
     "parallel": "Tensor and pipeline parallel",
     "resources": "Where it runs",
     "retry": "When it fails",
@@ -115,7 +133,7 @@ class JobForm(forms.Form):
         self.kind = kind
         self._options: dict[str, dict[str, Any]] = {}
         for name, info in _leaves(SPECS[kind]):
-            if name in OF_FINETUNES and kind != "finetune":
+            if (name in OF_FINETUNES and kind != "finetune") or (name in OF_DEVICES and kind == "load_test"):
                 continue
             self.fields[name] = _form_field(name, info, EMPTY.get(kind, {}))
             if get_origin(info.annotation) is Literal:
@@ -145,6 +163,8 @@ class JobForm(forms.Form):
     @property
     def wanting(self) -> list[str]:
         """What the job needs one of, and there is none of."""
+        if self.kind == "load_test":
+            return [] if load_tests.running() else ["running launch"]
         needed: dict[str, dict[str, type[Model]]] = {
             "finetune": {"model": ModelProfile, "dataset": Dataset},
             "launch": {"model": ModelProfile},
@@ -221,8 +241,10 @@ def _form_field(name: str, info: FieldInfo, empty: dict[str, str]) -> forms.Fiel
     choices = _choices(name, info, empty)
     if choices is not None:
         widget: forms.Widget = forms.Select(choices=choices, attrs={"class": "form-select"})
-    elif name == DS_CONFIG:
-        widget = forms.Textarea(attrs={"class": "form-control font-monospace", "rows": 3, "spellcheck": "false"})
+    elif name in TEXTS:
+        widget = forms.Textarea(
+            attrs={"class": "form-control font-monospace", "rows": 3 if name == DS_CONFIG else 6, "spellcheck": "false"}
+        )
     else:
         attrs = {"class": "form-control", "autocomplete": "off"}
         if info.annotation in (int, float):
@@ -236,6 +258,9 @@ def _form_field(name: str, info: FieldInfo, empty: dict[str, str]) -> forms.Fiel
 
 def _choices(name: str, info: FieldInfo, empty: dict[str, str]) -> list[tuple[str, str]] | None:
     records: dict[str, Any] = {"model": ModelProfile, "dataset": Dataset, "adapter": Adapter, "resources__node": Node}
+    if name == "launch":
+        running = [(str(one.job_id), f"#{one.job_id} {one.job.name}") for one in load_tests.running()]
+        return running if len(running) == 1 else [("", "choose one"), *running]
     if name == "deepspeed__zero_stage":
         stages = get_args(DeepSpeedSettings.model_fields["zero_stage"].annotation)
         return [("", "off: the plain trainer"), *((str(stage), f"ZeRO stage {stage}") for stage in stages)]

@@ -17,10 +17,13 @@ from portal.jobs import selectors as jobs
 from portal.jobs.forms import NOT_ASKED, flat, shown
 from portal.jobs.measurements import rules
 from portal.jobs.models import Job
+from portal.pages import load_chart
 from portal.pages.ds_config_text import ds_config_text
 from portal.pages.sweep_chart import Drawing, drawing
 from portal.telemetry.selectors import snapshot
 from workers.contract.finetune import FinetuneSpec
+from workers.contract.load_report import RESULT as LOAD_TEST
+from workers.contract.load_report import LoadReport
 from workers.contract.names import UnsafeURI
 from workers.contract.preflight import RESULT, Report
 from workers.contract.sweep import RESULT as SWEEP
@@ -97,6 +100,7 @@ def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "sample": _sample(seen["results"]),
         "preflight": _preflight(seen["results"]),
         "sweep": _sweep(seen["results"]),
+        "load": _load(seen["results"]),
         "files": _files(seen),
         "settings": _settings(job.spec),
         "ds_config": _ds_config(job.spec),
@@ -142,6 +146,14 @@ def _sweep(results: dict[str, Any]) -> Drawing | None:
     """An all-reduce sweep as it is drawn; None before its result, or for one that is none."""
     try:
         return drawing(Sweep.model_validate(results.get(SWEEP)), rules())
+    except ValidationError:
+        return None
+
+
+def _load(results: dict[str, Any]) -> load_chart.Drawing | None:
+    """A load test as it is drawn; None before its first step, or for what is none."""
+    try:
+        return load_chart.drawing(LoadReport.model_validate(results.get(LOAD_TEST)))
     except ValidationError:
         return None
 

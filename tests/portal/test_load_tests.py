@@ -1,6 +1,7 @@
 """Load tests in the portal: whom one may ask, that it waits for no device, what is kept of it and where it is shown."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,13 +9,20 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from portal.accounts.services import create_token
+from portal.asgi import application
+from portal.cli import main
+from portal.cli.output import print_job
 from portal.fleet.models import Node
 from portal.jobs import loop, orders, services
 from portal.jobs.models import Allocation, Attempt, Job
 from portal.serving.idle import stop_idle
 from portal.serving.models import Endpoint, LoadTest
 from portal.serving.selectors import load_tests
+from portal.telemetry.selectors import snapshot
 from tests.portal import factories as make
+from tests.portal.api_client import Caller, refusal
+from tests.portal.servers import serving
 from tests.portal.test_preflight import tell
 from workers.contract.errors import Refused
 
@@ -210,3 +218,131 @@ def test_it_keeps_its_launch_awake_until_so_long_after_its_end() -> None:
     Job.objects.filter(pk=test.job_id).update(status="succeeded", finished_at=now - timedelta(minutes=9))
     assert stop_idle(now) == []
     assert stop_idle(now + timedelta(minutes=2)) == [launch.job]
+
+
+def text(answer: Any) -> str:
+    return str(answer.content.decode())
+
+
+def test_the_form_is_reached_from_the_page_of_a_launch_that_answers(client: Client, user: User) -> None:
+    assert "There is no running launch yet" in text(client.get("/jobs/new/?kind=load_test"))
+    launch = running_launch()
+    link = f"/jobs/new/?kind=load_test&amp;launch={launch.job_id}"
+    assert link in text(client.get(f"/jobs/{launch.job_id}/"))
+    form = text(client.get(link.replace("&amp;", "&")))
+    assert f'<option value="{launch.job_id}" selected>#{launch.job_id} {launch.job.name}</option>' in form
+    assert "resources__device_kind" not in form
+    assert "Will it fit?" not in form
+    sent = {
+        "launch": str(launch.job_id),
+        "concurrency": "2",
+        "prompts": "One\r\n\r\nTwo",
+        "target__figure": "ttft",
+        "target__bound_ms": "0",
+    }
+    shown = client.post("/jobs/new/?kind=load_test", sent)
+    assert shown.status_code == 422
+    assert "is out of range; it must be more than 0.0." in text(shown)
+    answer = client.post("/jobs/new/?kind=load_test", {**sent, "target__bound_ms": "250"})
+    job = Job.objects.get(kind="load_test")
+    assert answer["Location"] == f"/jobs/{job.pk}/"
+    assert job.owner == user
+    assert (job.spec["prompts"].splitlines(), job.spec["target"]["figure"]) == (["One", "", "Two"], "ttft")
+    assert "They come with the first step" in text(client.get(f"/jobs/{job.pk}/"))
+
+
+def test_its_page_draws_the_steps_against_the_target(client: Client) -> None:
+    test = running_test(running_launch())
+    tell(test, report(step(1, 0.2), stopped=None, why=""))
+    page = text(client.get(f"/jobs/{test.job_id}/"))
+    assert page.count("<circle") == 1
+    assert "goes on" in page
+    missing = step(4, 0.9, answers=20, errors={"timeout": 2, "full": 1})
+    tell(test, report(step(1, 0.2), step(2, 0.3), missing, why="At 4 at a time it was too slow."))
+    for part in ("", "?part=state"):
+        page = text(client.get(f"/jobs/{test.job_id}/{part}"))
+        assert page.count("<circle") == 3
+        assert "4 at a time: 16 requests/s, P99 900 ms" in page
+        assert "8 requests/s" in page  # the highest rate
+        assert "P99 of the end-to-end latency below 500 ms" in page
+        assert "At 4 at a time it was too slow." in page
+        assert "2 timeout, 1 full" in page
+        assert "Of fewer than 100 answers the P99 is the slowest one." in page
+        assert "straight to the engine, past the portal's gateway" in page
+
+
+def test_nothing_met_no_answer_and_a_step_cut_short_are_drawn_as_well(client: Client) -> None:
+    test = running_test(running_launch())
+    nothing = {"ttft": None, "tpot": None, "e2e": None, "answers": 0, "requests_per_s": 0.0}
+    tell(test, report(step(1, 3.0, whole=False), step(2, 1.0, **nothing, errors={"broken": 5}), stopped="cancelled"))
+    page = text(client.get(f"/jobs/{test.job_id}/"))
+    assert page.count("<circle") == 1
+    assert "it was stopped" in page
+    assert 'data-status="cut"' in page
+    assert "none</dd>" in page
+
+
+def test_launches_are_compared_on_the_pages_of_launch_and_model(client: Client) -> None:
+    launch = running_launch(quantization="nf4")
+    other = running_launch(make.make_node("n2"), model=launch.job.spec["model"])
+    assert "None yet." in text(client.get(f"/jobs/{launch.job_id}/"))
+    tests = [running_test(one) for one in (launch, other)]
+    tell(tests[0], report(step(1, 0.2), step(2, 0.9)))
+    tell(tests[1], report(step(1, 0.7)))
+    page = text(client.get(f"/jobs/{launch.job_id}/"))
+    assert f"/jobs/{tests[0].job_id}/" in page
+    assert f"/jobs/{tests[1].job_id}/" not in page
+    assert "<td>transformers</td><td>nf4</td><td>Device 0</td>" in page
+    assert "<strong>4</strong>" in page
+    page = text(client.get(f"/models/{launch.job.spec['model']}/"))
+    assert all(f"/jobs/{test.job_id}/" in page for test in tests)
+    assert '<td class="num">none</td>' in page
+
+
+def test_rest_submits_lists_and_tells_them(user: User) -> None:
+    call = Caller(user)
+    launch = running_launch()
+    assert refusal(call.post("/jobs", asked(launch.job_id, target={"bound_ms": -1})))["field"] == "target.bound_ms"
+    assert refusal(call.post("/jobs", asked(77)))["field"] == "launch"
+    assert refusal(call.post("/jobs", {"kind": "load_test"}))["message"] == "launch: this field is required."
+    made = call.post("/jobs", asked(launch.job_id))
+    assert (made.status_code, made.json()["spec"]["resources"]["node"]) == (201, "n1")
+    assert call.get("/jobs", kind="load_test").json()["count"] == 1
+    test = running_test(launch)
+    tell(test, report(step(1, 0.2), step(2, 0.9)))
+    assert call.get(f"/jobs/{test.job_id}").json()["results"]["load_test"]["stopped"] == "target_missed"
+    for query in ({}, {"launch": launch.job_id}, {"model": launch.job.spec["model"]}):
+        (item,) = call.get("/load-tests", **query).json()["items"]
+        assert (item["job"], item["launch"], item["engine"]) == (test.job_id, launch.job_id, "transformers")
+        assert (item["best"]["concurrency"], len(item["report"]["steps"])) == (1, 2)
+    assert call.get("/load-tests", model="other").json()["items"] == []
+
+
+def test_the_terminal_shows_a_row_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    test = running_test(running_launch())
+    tell(test, report(step(1, 0.2), step(2, 0.9)))
+    print_job(snapshot(Job.objects.get(pk=test.job_id)))
+    said = capsys.readouterr().out
+    assert "target: e2e p99 below 500 ms" in said
+    assert "highest rate that meets the target: 4 requests/s at 1 at a time. It was too slow." in said
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_terminal_submits_one(
+    user: User, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    launch = running_launch()
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("One\nTwo\n")
+    monkeypatch.setenv("LIFTOFF_TOKEN", create_token(user, "terminal")[1])
+    with serving(application) as url:
+        monkeypatch.setenv("LIFTOFF_URL", url)
+        asks = ["load-test", str(launch.job_id), "--concurrency", "4", "--figure", "tpot", "--below-ms", "50"]
+        assert main([*asks, "--prompts", str(prompts)]) == 0
+        assert main([*asks, "--prompts", str(tmp_path / "none.txt")]) == 2
+    job = Job.objects.get(kind="load_test")
+    assert (job.spec["concurrency"], job.spec["prompts"]) == (4, "One\nTwo\n")
+    assert job.spec["target"] == {"figure": "tpot", "bound_ms": 50.0, "most_errors_percent": 1.0}
+    said = capsys.readouterr()
+    assert f"Job #{job.pk} Load test of launch #{launch.job_id}: queued." in said.out
+    assert "--prompts: " in said.err

@@ -24,6 +24,8 @@ COLOURS = {
     "ok": "green",
     "warn": "orange",
     "fail": "red",
+    "met": "green",
+    "missed": "red",
 }
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
