@@ -34,7 +34,7 @@ SHORT = 100
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.serving", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--report", type=Path, default=Path("var/bench/serving.json"))
     given = parser.parse_args(arguments)
@@ -56,13 +56,13 @@ def main(arguments: list[str]) -> int:
             "transformers_serve": lambda: all_at_once(peer, str(model), asked, peer_holder),
             "gateway": lambda: all_at_once(portal.client, name, asked, holder),
         }
-        for way in ways.values():
-            way()  # warm
         took: dict[str, list[Answered]] = {way: [] for way in ways}
         for number in range(given.rounds):
             order = list(ways) if number % 2 == 0 else list(reversed(ways))
             for one in order:
                 took[one].append(ways[one]())
+                said = f"{took[one][-1].tokens / took[one][-1].seconds:.1f} tokens/s"
+                print(f"round {number + 1} of {given.rounds}: {one}, {said}", file=sys.stderr, flush=True)
         report |= _compared(took)
         report |= _short(straight, portal.client, name)
     report["goals"] = {**GOALS, "gateway_throughput_ratio": GATEWAY_THROUGHPUT, "gateway_p50_ms": GATEWAY_MS}

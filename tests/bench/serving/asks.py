@@ -42,10 +42,10 @@ class Answered:
 
 
 def conversations(count: int) -> list[Asked]:
-    """The same every time."""
+    """The same every time: prompts of 3 to 40 words and answers of 8 to 64 tokens."""
     draw = random.Random(5)
     return [
-        Asked("Tell a story about " + " and ".join(draw.choices(WORDS, k=draw.randint(3, 40))), draw.randint(16, 96))
+        Asked("Tell a story about " + " and ".join(draw.choices(WORDS, k=draw.randint(3, 40))), draw.randint(8, 64))
         for _ in range(count)
     ]
 
