@@ -245,13 +245,8 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
         check_whole(folder, 3)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_a_child_process_with_deepspeed_goes_on(
-    tiny: Path, tmp_path: Path, tickets: dict[str, Any], stage: int
-) -> None:
-    order = finetune_order(
-        tiny, tickets, max_steps=4, checkpoint_every=2, evaluate=False, deepspeed={"zero_stage": stage}
-    )
+def test_a_child_process_with_deepspeed_goes_on(tiny: Path, tmp_path: Path, tickets: dict[str, Any]) -> None:
+    order = finetune_order(tiny, tickets, max_steps=4, checkpoint_every=2, evaluate=False, deepspeed={"zero_stage": 2})
     whole = Child(tmp_path / "whole", order, PATH="/nonexistent")
     assert whole.wait(240) == 0, whole.log()
     assert [event.step for event in whole.told().of("checkpoint")] == [2, 4]
@@ -275,6 +270,28 @@ def test_one_process_goes_on_from_what_two_shared_out(tiny: Path, tmp_path: Path
     assert "2 processes made the checkpoint, and 1 go on from it." in one.log()
     expected = {step: values[0] for step, values in losses(two.told()).items() if step > 2}
     assert {step: values[0] for step, values in losses(one.told()).items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_zero_3_goes_on_with_fewer_processes_and_with_more(tiny: Path, tmp_path: Path, tickets: dict[str, Any]) -> None:
+    """Two, then one, then two: weights and states are in parts, in two groups of which one isn't decayed."""
+    recipe = {"method": "full", "max_steps": 3, "checkpoint_every": 1, "evaluate": False, "weight_decay": 0.1}
+    recipe |= {"learning_rate": 1e-3, "deepspeed": {"zero_stage": 3}, "checkpoints": {"keep_last": 3}}
+    alone = finetune_order(tiny, tickets, **recipe, gradient_accumulation=2)
+    both = finetune_order(tiny, tickets, **recipe)
+    both["devices"] = [{"kind": "cpu", "index": 0}, {"kind": "cpu", "index": 1}]
+    told = []
+    for name, order in (
+        ("two", both),
+        ("one", resumed(alone, tmp_path / "two", 1)),
+        ("again", resumed(both, tmp_path / "one", 2)),
+    ):
+        child = Child(tmp_path / name, order)
+        assert child.wait(240) == 0, child.log()
+        told.append({step: values[0] for step, values in losses(child.told()).items()})
+    two, one, again = told
+    assert "1 process made the checkpoint, and 2 go on from it." in child.log()
+    assert one == pytest.approx({step: two[step] for step in (2, 3)}, rel=1e-6)
+    assert again == pytest.approx({3: two[3]}, rel=1e-6)
 
 
 def test_sigterm_to_the_child_process_leaves_a_whole_checkpoint(

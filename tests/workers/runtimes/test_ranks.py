@@ -48,7 +48,7 @@ def test_two_processes_train_adapters_as_one_does(tiny: Path, tmp_path: Path, fi
 
 def test_a_stop_saves_and_the_next_attempt_goes_on(tiny: Path, tmp_path: Path) -> None:
     recipe: dict[str, Any] = {"evaluate": False, "schedule": "constant", "warmup_ratio": 0}
-    order = order_of(tiny, 2, 2, max_steps=400, deepspeed={"zero_stage": 2}, **recipe)
+    order = order_of(tiny, 2, 2, max_steps=400, deepspeed={"zero_stage": 3}, **recipe)
     child = Child(tmp_path / "first", order)
     eventually(lambda: len(child.told().of("metric")) >= 3, 120)
     child.process.send_signal(signal.SIGTERM)

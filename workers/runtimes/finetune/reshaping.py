@@ -30,12 +30,12 @@ def reshaped(run: Run, checkpoint: Path | None, ds_config: dict[str, Any]) -> Pa
     folder = run.run_dir / FOLDER
     said = ""
     if local_rank() == 0:
-        run.say(f"{parts} processes made the checkpoint, and {world_size()} go on from it.")
+        run.say(f"{_processes(parts)} made the checkpoint, and {world_size()} go on from it.")
         said = _turn(checkpoint, folder)
     if not all_agree(not said):
         raise invalid(
-            f"resume: {parts} processes made the checkpoint, which can't be turned for {world_size()} "
-            f"({said or 'the log says why'}); run on {parts} devices, or start a new job."
+            f"resume: {_processes(parts)} made the checkpoint, which can't be turned for {world_size()} "
+            f"({said or 'the log says why'}); run on as many devices, or start a new job."
         )
     ds_config["checkpoint"] = {"load_universal": True}
     return folder
@@ -44,6 +44,10 @@ def reshaped(run: Run, checkpoint: Path | None, ds_config: dict[str, Any]) -> Pa
 def made_by(checkpoint: Path) -> int:
     """The processes that ZeRO kept its states in parts for; 0 where it didn't."""
     return len(list(checkpoint.glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 def _turn(checkpoint: Path, folder: Path) -> str:

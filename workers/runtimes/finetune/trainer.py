@@ -44,6 +44,7 @@ class WatchedTrainer(Trainer):  # type: ignore[misc]  # the library is untyped
         self._meter = meter
         self.feed: Feed | None = None
         self._rate = 0.0
+        self._decays: list[float] = []
         self._total_train_tokens: int
 
     def read_from(self, feed: Feed) -> None:
@@ -75,7 +76,20 @@ class WatchedTrainer(Trainer):  # type: ignore[misc]  # the library is untyped
                 if parameter.requires_grad:
                     groups[self.args.weight_decay if name in decayed else 0.0].append(parameter)
             optimizer.params = [{"params": some, "weight_decay": decay} for decay, some in groups.items() if some]
+            self._decays = [group["weight_decay"] for group in optimizer.params]
         return optimizer
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        """DeepSpeed (0.19) reads the universal form of ZeRO 3 so that all parts of the parameters have the decay of the
+        first one and share its count of steps, which each of them then raises."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if not self.is_deepspeed_enabled:
+            return
+        for group, decay in zip(self.optimizer.param_groups if self._decays else (), self._decays, strict=True):
+            group["weight_decay"] = decay
+        for state in self.optimizer.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].clone()
 
     def _get_learning_rate(self) -> float:
         """The step's own: DeepSpeed has its schedule at the next step's when the library asks."""
