@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from tests.tiny_model import CONTEXT
 from tests.workers.conftest import eventually
 from tests.workers.runtimes.conftest import Child, Told, finetune_order, launch_order
 from workers.runtimes.base import Run
+from workers.runtimes.serve.runtime import listen
 
 HELLO = [{"role": "user", "content": "Where is my parcel?"}]
 
@@ -173,6 +175,15 @@ def test_plain_text_is_gone_on_with_and_made_into_vectors(served: Served) -> Non
     assert len(choice["logprobs"]["tokens"]) == body["usage"]["completion_tokens"]
     vectors = served.http.post("/v1/embeddings", json={"input": ["one", "two"]}).json()["data"]
     assert [len(vector["embedding"]) for vector in vectors] == [64, 64]
+
+
+def test_each_token_is_sent_at_once() -> None:
+    with (
+        listen("127.0.0.1") as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_sigterm_lets_an_answer_end(tiny: Path, tmp_path: Path, finetuned: Callable[..., tuple[Run, Told]]) -> None:
