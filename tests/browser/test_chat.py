@@ -1,4 +1,5 @@
-"""The chat of a launched model: streams, stops, refuses in words, keeps what was said, waits until it is ready."""
+"""The chat of a launched model: streams, stops, refuses in words, keeps what was said, waits until it is ready. And the
+load test of one, from the button on its page to the plot."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.steps import RUN_MS, launch, stop
+from tests.browser.steps import RUN_MS, expect_status, launch, stop, submit
 from tests.stack import Portal
 
 pytestmark = pytest.mark.timeout(600)
@@ -135,6 +136,34 @@ def test_the_playground_asks_two_models_the_same_and_shows_the_request(page: Pag
     expect(page.locator("#snippet")).to_contain_text('messages=[\n        {\n            "role": "user"')
     page.get_by_role("button", name="New conversation").click()
     expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_a_load_test_goes_from_the_launchs_page_to_a_plot_that_grows_by_itself(
+    page: Page, launched: int, allowed: list[str]
+) -> None:
+    allowed.append("status of 422")
+    page.goto(f"/jobs/{launched}/")
+    page.get_by_role("link", name="Load test", exact=True).click()
+    page.get_by_label("Most at a time").fill("8")
+    page.get_by_label("Seconds a step").fill("1")
+    page.get_by_label("Max tokens").fill("8")
+    page.get_by_label("Target bound").fill("0")
+    page.get_by_role("button", name="Start load test").click()
+    expect(page.locator("#error-target__bound_ms")).to_contain_text("it must be more than 0")
+    page.get_by_label("Target bound").fill("0.5")
+    job = submit(page)
+    page.evaluate("window.unreloaded = true")
+    expect_status(page, "succeeded")
+    plot = page.locator("#load-test")
+    expect(plot.locator("circle")).to_have_count(1)
+    expect(plot.locator("circle.load-missed")).to_have_count(1)
+    expect(plot).to_contain_text("the target was missed")
+    expect(plot).to_contain_text("the target is below 0.5 ms")
+    assert page.evaluate("window.unreloaded")
+    page.get_by_role("link", name=f"launch #{launched}").click()
+    row = page.locator("#load-tests tbody tr")
+    expect(row).to_contain_text(f"#{job}")
+    expect(row).to_contain_text("transformers")
 
 
 def test_a_launch_that_waits_opens_into_its_chat_and_says_when_it_ends(

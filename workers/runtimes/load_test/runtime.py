@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
+from workers.contract.events import Result
 from workers.contract.load_report import RESULT, STOPS, LoadReport, LoadStep, Stop, miss
 from workers.contract.load_test import FIGURES, LoadTestSpec
 from workers.contract.order import LaunchTarget
@@ -142,7 +143,7 @@ class _Test:
             why=why,
             steps=tuple(self._steps),
         )
-        self._run.result(RESULT, report.model_dump(mode="json"))
+        self._run.emitter.emit(Result(name=RESULT, values=report.model_dump(mode="json")))  # told in words below
         if stopped is not None:
             best = report.best
             rate = f"{best.requests_per_s:.4g} requests/s at {best.concurrency} at a time" if best else "none"
