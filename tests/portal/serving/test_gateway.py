@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -10,22 +9,16 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from portal.accounts.models import AuditEntry
-from portal.accounts.services import create_token
-from portal.asgi import application
 from portal.jobs.models import Attempt, Job
 from portal.jobs.tokens import serve_token
 from portal.serving import selectors
 from portal.serving.models import Endpoint
 from portal.serving.services import mark_ready
-from tests.portal.factories import make_attempt, make_job, make_node, make_user
+from tests.portal.factories import make_attempt, make_job, make_node
 from tests.portal.servers import FakeModel, serving
+from tests.portal.serving.conftest import ask, error_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def user() -> User:
-    return make_user("ada")
 
 
 @pytest.fixture
@@ -40,32 +33,6 @@ def attempt(user: User, model: FakeModel) -> Iterator[Attempt]:
     with serving(model) as url:
         assert mark_ready(attempt, url, "tuned")
         yield attempt
-
-
-@pytest.fixture
-def portal(db: None) -> Iterator[str]:
-    with serving(application) as url:
-        yield url
-
-
-@pytest.fixture
-def client(portal: str, user: User) -> Iterator[httpx.Client]:
-    token = create_token(user, "test")[1]
-    with httpx.Client(base_url=portal, headers={"Authorization": f"Bearer {token}"}, timeout=20) as client:
-        yield client
-
-
-def ask(client: httpx.Client, wish: str, model: str = "tuned", **more: Any) -> httpx.Response:
-    body = {"model": model, "messages": [{"role": "user", "content": wish}], **more}
-    return client.post("/v1/chat/completions", json=body)
-
-
-def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The error in OpenAI's shape."""
-    assert answer.status_code == status, answer.text
-    error: dict[str, Any] = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return error
 
 
 def test_an_answer_comes_through_with_the_attempts_own_token(
