@@ -94,15 +94,13 @@ def print_load_test(report: LoadReport) -> None:
             f"{step.tokens_out_per_s:.4g}",
             *map(p99, (step.ttft, step.tpot, step.e2e)),
             step.answers,
-            ", ".join(f"{count} {kind}" for kind, count in step.errors.items()) or "none",
+            step.errors_in_words or "none",
         ]
         for step in report.steps
     ]
     print(f"  {report.asked}; target: {report.target.figure} p99 below {report.target.bound_ms:g} ms")
     print_table(heads, rows)
-    best = report.best
-    rate = f"{best.requests_per_s:.4g} requests/s at {best.concurrency} at a time" if best else "none"
-    print(f"  highest rate that meets the target: {rate}. {report.why}".rstrip())
+    print(f"  highest rate that meets the target: {report.best_in_words}. {report.why}".rstrip())
 
 
 def print_job(job: dict[str, Any]) -> None:

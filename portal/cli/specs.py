@@ -11,19 +11,7 @@ from pydantic import BaseModel
 
 from portal.cli.client import Problem
 from workers.contract.errors import unknown_name
-from workers.contract.export import ExportSpec
-from workers.contract.finetune import FinetuneSpec
-from workers.contract.launch import LaunchSpec
-from workers.contract.load_test import LoadTestSpec
-from workers.contract.spec import PreflightSpec
-
-KINDS: dict[str, type[BaseModel]] = {
-    "finetune": FinetuneSpec,
-    "launch": LaunchSpec,
-    "export": ExportSpec,
-    "preflight": PreflightSpec,
-    "load_test": LoadTestSpec,
-}
+from workers.contract.spec import SPECS
 
 
 def read(source: str, changes: list[str], labels: Sequence[str] = (), preferred: Sequence[str] = ()) -> dict[str, Any]:
@@ -76,7 +64,7 @@ def _place(spec: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
 
 def _check_path(path: str, kind: Any) -> None:
     """A misspelt field would be ignored silently. A kind that only the portal knows is left to it."""
-    model = KINDS.get(kind) if isinstance(kind, str) else None
+    model: type[BaseModel] | None = SPECS.get(kind) if isinstance(kind, str) else None
     for part in path.split("."):
         if model is None:
             return

@@ -21,19 +21,8 @@ from portal.jobs import load_tests, services
 from portal.jobs.models import Job
 from workers.contract.deepspeed import DeepSpeedSettings
 from workers.contract.errors import FieldError, Refused
-from workers.contract.export import ExportSpec
-from workers.contract.finetune import FinetuneSpec
-from workers.contract.launch import LaunchSpec
-from workers.contract.load_test import LoadTestSpec
-from workers.contract.spec import PreflightSpec
+from workers.contract.spec import SPECS
 
-SPECS: dict[str, type[BaseModel]] = {
-    "finetune": FinetuneSpec,
-    "launch": LaunchSpec,
-    "export": ExportSpec,
-    "preflight": PreflightSpec,
-    "load_test": LoadTestSpec,
-}
 NOT_ASKED = ("kind", "spec_version")
 OF_FINETUNES = ("resources__nodes",)
 """Asked of no other kind of job."""

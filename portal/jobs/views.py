@@ -10,9 +10,10 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from portal.accounts.requests import SignedInRequest
 from portal.jobs import selectors, services
-from portal.jobs.forms import SPECS, JobForm
+from portal.jobs.forms import JobForm
 from portal.jobs.lifecycle import Status
 from portal.jobs.models import Job
+from workers.contract.spec import SPECS
 
 PAGE_SIZE = 25
 

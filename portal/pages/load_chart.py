@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
+from portal.pages.axes import Tick
 from portal.pages.quantities import duration
 from workers.contract.load_report import STOPS, LoadReport, LoadStep, miss
 from workers.contract.load_test import FIGURES
@@ -27,14 +28,6 @@ class Dot:
     state: str
     from_x: str = ""
     from_y: str = ""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A label of one axis at a share of the drawing."""
-
-    at: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -87,10 +80,7 @@ def drawing(report: LoadReport) -> Drawing:
         report=report,
         figure=FIGURES[report.target.figure],
         stopped=STOPS[report.stopped] if report.stopped else "",
-        rows=[
-            Row(step, _state(step, report), ", ".join(f"{count} {kind}" for kind, count in step.errors.items()))
-            for step in report.steps
-        ],
+        rows=[Row(step, _state(step, report), step.errors_in_words) for step in report.steps],
         dots=dots,
         bound=y(bound_s),
         x_ticks=[Tick(x(every * count), f"{every * count:.4g}") for count in range(floor(right / every + 1e-9) + 1)],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log2, log10
 from typing import Any
 
+from portal.pages.axes import Tick
 from portal.pages.quantities import duration, size
 from portal.planner.rules import Rules
 from workers.contract.sweep import Sum, Sweep
@@ -37,14 +38,6 @@ class Line:
     ranks: int
     colour: int
     dots: list[Dot]
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A label of one axis at a share of the drawing."""
-
-    at: str
-    text: str
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Percentiles are by nearest rank: the smallest measured value that so many percen
 know how anything is measured.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, FiniteFloat
@@ -33,6 +34,11 @@ class Times(Contract):
     p99_s: FiniteFloat = Field(ge=0)
 
 
+def in_words(errors: Iterable[tuple[str, int]]) -> str:
+    """Kinds with their numbers of requests: '3 timeout, 1 full'."""
+    return ", ".join(f"{count} {kind}" for kind, count in errors)
+
+
 class LoadStep(Contract):
     """So many requests at a time. Rates are of the whole answers, over the time from the first request to the last end.
 
@@ -58,6 +64,11 @@ class LoadStep(Contract):
         failed = sum(self.errors.values())
         return failed / (failed + self.answers) if failed else 0.0
 
+    @property
+    def errors_in_words(self) -> str:
+        """'3 timeout, 1 full'; '' where there were none."""
+        return in_words(self.errors.items())
+
     def times(self, figure: str) -> Times | None:
         """Of one of the figures by its name."""
         return {"ttft": self.ttft, "tpot": self.tpot, "e2e": self.e2e}[figure]
@@ -80,11 +91,17 @@ class LoadReport(Contract):
         met = [step for step in self.steps if step.whole and not miss(step, self.target)]
         return max(met, key=lambda step: step.requests_per_s, default=None)
 
+    @property
+    def best_in_words(self) -> str:
+        """'3.2 requests/s at 4 at a time', or 'none'."""
+        best = self.best
+        return f"{best.requests_per_s:.4g} requests/s at {best.concurrency} at a time" if best else "none"
+
 
 def miss(step: LoadStep, target: LoadTarget) -> tuple[Stop, str] | None:
     """Why a step doesn't meet the target, and in a sentence; None where it does."""
     if step.error_share * 100 > target.most_errors_percent or not step.answers:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(step.errors.items(), key=lambda one: -one[1]))
+        kinds = in_words(sorted(step.errors.items(), key=lambda one: -one[1]))
         share = f"{step.error_share * 100:.3g}% of the requests failed ({kinds or 'none was answered'})"
         return "errors", f"At {step.concurrency} at a time {share}; at most {target.most_errors_percent:g}% may."
     words, times = FIGURES[target.figure], step.times(target.figure)

@@ -48,6 +48,15 @@ class PreflightSpec(Contract):
 
 Spec = FinetuneSpec | LaunchSpec | PreflightSpec | LoadTestSpec | ExportSpec
 
+SPECS: dict[str, type[Spec]] = {
+    "finetune": FinetuneSpec,
+    "launch": LaunchSpec,
+    "export": ExportSpec,
+    "preflight": PreflightSpec,
+    "load_test": LoadTestSpec,
+}
+"""By kind, in the order in which they are offered."""
+
 JobSpec = Annotated[Spec, Field(discriminator="kind")]
 
 

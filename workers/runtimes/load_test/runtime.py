@@ -126,7 +126,7 @@ class _Test:
     def _say(self, step: LoadStep) -> None:
         times = step.times(self._spec.target.figure)
         p99 = f", P99 of the {FIGURES[self._spec.target.figure]} {times.p99_s * 1000:.4g} ms" if times else ""
-        errors = ", ".join(f"{count} {kind}" for kind, count in step.errors.items())
+        errors = step.errors_in_words
         self._run.say(
             f"{step.concurrency} at a time: {step.answers} answers in {step.seconds:.4g} s, "
             f"{step.requests_per_s:.4g} requests/s, {step.tokens_out_per_s:.4g} tokens/s out{p99}"
@@ -145,6 +145,4 @@ class _Test:
         )
         self._run.emitter.emit(Result(name=RESULT, values=report.model_dump(mode="json")))  # told in words below
         if stopped is not None:
-            best = report.best
-            rate = f"{best.requests_per_s:.4g} requests/s at {best.concurrency} at a time" if best else "none"
-            self._run.say(f"Ended: {STOPS[stopped]}. {why} Highest rate that meets the target: {rate}.")
+            self._run.say(f"Ended: {STOPS[stopped]}. {why} Highest rate that meets the target: {report.best_in_words}.")
