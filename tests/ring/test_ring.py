@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.ring import openai_client
+from tests.ring import load_testing, openai_client
 from tests.ring.second_node import runs_on, second_node
 from tests.stack import Portal, poll, running_portal
 
@@ -49,7 +49,7 @@ def processes_of(portal: Portal, pk: int) -> list[psutil.Process]:
     return found
 
 
-def test_tune_launch_chat_and_stop(portal: Portal) -> None:
+def test_tune_launch_chat_load_test_and_stop(portal: Portal) -> None:
     tune = portal.submit(TUNE)
     done = portal.wait(tune, lambda job: job["status"] == "succeeded", "the fine-tune")
     assert done["sentence"] == "The job ran to its end."
@@ -75,6 +75,7 @@ def test_tune_launch_chat_and_stop(portal: Portal) -> None:
     assert lines[-1] == "data: [DONE]"
 
     openai_client.check(portal, done["adapter"], launch)
+    load_testing.check(portal, launch)
 
     waits = portal.submit(TUNE)
     told = poll(lambda: (portal.job(waits)["queue"] or {}).get("waiting_for", ""), "a reason to wait")
