@@ -26,13 +26,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def poll(check: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-    """The first true value of `check`; fails after `timeout_s`."""
+def poll(check: Callable[[], Any], what: str, timeout_s: float = 60, every_s: float = 0.1) -> Any:
+    """The first true value of `check`, tried every `every_s`; fails after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := check():
             return value
-        time.sleep(0.1)
+        time.sleep(every_s)
     raise AssertionError(f"{what} did not come about within {timeout_s} s")
 
 
@@ -61,7 +61,14 @@ class Portal:
         found: dict[str, Any] = self.client.get(f"/api/v1/jobs/{pk}").raise_for_status().json()
         return found
 
-    def wait(self, pk: int, done: Callable[[dict[str, Any]], Any], what: str, timeout_s: float = 120) -> dict[str, Any]:
+    def wait(
+        self,
+        pk: int,
+        done: Callable[[dict[str, Any]], Any],
+        what: str,
+        timeout_s: float = 120,
+        every_s: float = 0.1,
+    ) -> dict[str, Any]:
         """The job once `done` holds; fails with the job's own words when it ends before."""
 
         def look() -> dict[str, Any] | None:
@@ -71,7 +78,7 @@ class Portal:
             assert not job["final"], f"job ended {job['status']}: {job['sentence']} {job['detail']}\n{self.tail(pk)}"
             return None
 
-        found: dict[str, Any] = poll(look, what, timeout_s)
+        found: dict[str, Any] = poll(look, what, timeout_s, every_s)
         return found
 
     def tail(self, pk: int) -> str:

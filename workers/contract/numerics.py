@@ -29,7 +29,9 @@ class NumericsSettings(Contract):
         "auto", title="Attention", description="auto: the model's own, as a rule sdpa; flash_attention_2: if installed."
     )
     fused_optimizer: Literal["auto", "on", "off"] = Field(
-        "auto", title="Fused optimizer", description="One kernel for AdamW's step; auto: on a GPU."
+        "auto",
+        title="Fused optimizer",
+        description="One kernel for AdamW's step; auto: wherever DeepSpeed has none of its own.",
     )
     liger: Literal["auto", "on", "off"] = Field(
         "auto", title="Liger kernels", description="Fused layers; auto: on a GPU where liger-kernel is installed."
