@@ -94,6 +94,8 @@ class Run:
     emitter: Emitter
     on_stop: list[Callable[[], None]] = field(default_factory=list)
     """What SIGTERM calls instead of ending the process; empty means the process ends at once."""
+    began: float = field(default_factory=time.monotonic)
+    """Monotonic seconds, before the runtime and its libraries were loaded."""
 
     @property
     def output_dir(self) -> Path:

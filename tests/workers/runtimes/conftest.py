@@ -47,9 +47,12 @@ class Told(NamedTuple):
     def metric(self, name: str) -> list[float]:
         return [event.values[name] for event in self.of("metric") if name in event.values]
 
+    def results(self, name: str) -> list[dict[str, Any]]:
+        return [dict(event.values) for event in self.of("result") if event.name == name]
+
     def result(self, name: str) -> dict[str, Any]:
-        (found,) = [event.values for event in self.of("result") if event.name == name]
-        return dict(found)
+        (found,) = self.results(name)
+        return found
 
 
 def read_events(path: Path) -> Told:

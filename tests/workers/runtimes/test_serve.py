@@ -13,6 +13,7 @@ import pytest
 from tests.tiny_model import CONTEXT
 from tests.workers.conftest import eventually
 from tests.workers.runtimes.conftest import Child, Told, finetune_order, launch_order
+from workers.contract.startup import StartUp
 from workers.runtimes.base import Run
 from workers.runtimes.serve.runtime import listen
 
@@ -60,6 +61,19 @@ def test_it_says_what_it_serves(served: Served) -> None:
     assert served.http.get("/health").json() == {"status": "ok"}
     (model,) = served.http.get("/v1/models").json()["data"]
     assert (model["id"], model["object"]) == ("tiny", "model")
+
+
+def test_it_tells_how_long_each_step_of_its_start_took(served: Served, tiny: Path) -> None:
+    ready = StartUp.model_validate(served.child.told().results("start")[0])
+    assert ready.read_bytes == sum(file.stat().st_size for file in tiny.glob("*.safetensors"))
+    assert ready.preflight_s
+    assert 0 < ready.load_s < ready.ready_s
+    assert (ready.disk_bytes_per_s, ready.first_token_s) == (None, None)  # too small to judge a disk by
+    ask(served, max_tokens=1)
+    eventually(lambda: len(served.child.told().results("start")) == 2, within_s=10)
+    asked = StartUp.model_validate(served.child.told().results("start")[1])
+    assert asked.first_token_s
+    assert asked.model_copy(update={"first_token_s": None}) == ready
 
 
 def test_it_answers_whole(served: Served) -> None:

@@ -32,10 +32,12 @@ def preflight(run: Run) -> None:
     _end_on_failure(examine(run, case_of(run, brief=False)))
 
 
-def before_launch(run: Run) -> None:
+def before_launch(run: Run) -> Report:
     """The automatic preflight: seconds, and nothing written. Raises RunFailed(preflight_failed) when a line fails."""
     run.phase(PHASE)
-    _end_on_failure(examine(run, case_of(run, brief=True)))
+    report = examine(run, case_of(run, brief=True))
+    _end_on_failure(report)
+    return report
 
 
 def examine(run: Run, case: Case) -> Report:

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 
-from workers.runtimes.chat import encode, render, takes_tools
 from workers.runtimes.serve.engine import Ask, Broken, Likely, Made, Piece, Refused, Stream
+from workers.runtimes.serve.words import Words, lacking
 
 TIMEOUT = httpx.Timeout(connect=5, read=600, write=30, pool=None)
 
 
-class RelayEngine:
+class RelayEngine(Words):
     """`died`: why the server answers no more, None while it does. `stop` ends it."""
 
     def __init__(
@@ -32,21 +32,16 @@ class RelayEngine:
         stop: Callable[[], None],
         api_key: str = "",
     ) -> None:
+        super().__init__(tokenizer)
         self.context_length, self.most = context_length, most
-        self.lacks = {"embeddings": "this engine makes text only; launch the model with the engine transformers."}
-        if not takes_tools(tokenizer):
-            self.lacks["tools"] = "this model's chat template knows of no tools; leave them out."
-        self._url, self._name, self._tokenizer, self._queue = url, model_name, tokenizer, queue
+        self.lacks = lacking(tokenizer) | {
+            "embeddings": "this engine makes text only; launch the model with the engine transformers."
+        }
+        self._url, self._name, self._queue = url, model_name, queue
         self._died, self._stop, self._api_key = died, stop, api_key
         self._tasks: dict[asyncio.Task[None], Stream] = {}
         self._draining = False
         self._client: httpx.AsyncClient | None = None
-
-    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        return encode(self._tokenizer, render(self._tokenizer, messages, answer_next=True, tools=tools))
-
-    def tokens(self, text: str) -> list[int]:
-        return list(self._tokenizer(text)["input_ids"])
 
     def problem_of_schema(self, schema: str) -> str:
         return ""  # the server says so itself
@@ -133,7 +128,7 @@ class RelayEngine:
 
 
 def body_of(ask: Ask, model_name: str) -> dict[str, Any]:
-    """The request for /v1/completions. `stream_options` and `guided_json` are vLLM's names."""
+    """The request for /v1/completions. `continuous_usage_stats`, and `response_format` there, are vLLM's own."""
     body: dict[str, Any] = {
         "model": model_name,
         "prompt": ask.prompt,

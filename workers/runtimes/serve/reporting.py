@@ -1,4 +1,5 @@
-"""Tells how a launch goes, as events: figures every few seconds while something happens, histograms now and then.
+"""Tells how a launch started and how it goes, as events: figures every few seconds while something happens, histograms
+now and then.
 
 Knows nothing of how the figures come about.
 """
@@ -6,6 +7,7 @@ Knows nothing of how the figures come about.
 import asyncio
 import time
 
+from workers.contract.startup import RESULT, StartUp
 from workers.runtimes.base import Run
 from workers.runtimes.serve.engine import Engine
 from workers.runtimes.serve.tally import WINDOW_S, Tally
@@ -22,9 +24,14 @@ class Reporting:
     def __init__(self, run: Run, engine: Engine, tally: Tally) -> None:
         self._run, self._engine, self._tally = run, engine, tally
         self._told = self._told_histograms = 0
+        self._start: StartUp | None = None
         self._quiet_since = time.monotonic()
-        self._began = time.monotonic()
         self._next_histograms = time.monotonic() + HISTOGRAMS_EVERY_S
+
+    def started(self, start: StartUp) -> None:
+        """The launch answers from now on."""
+        self._start = start
+        self._run.result(RESULT, start.model_dump(mode="json"))
 
     async def go_on(self) -> None:
         """Until cancelled."""
@@ -40,8 +47,8 @@ class Reporting:
     def _tell(self) -> None:
         now = time.monotonic()
         ended, working = self._tally.ended, not self._engine.idle
-        if ended != self._told and self._told == 0:
-            self._run.result("first_answer", {"first_answer_s": round(now - self._began, 3)})
+        if self._start and self._start.first_token_s is None and self._tally.first_token_s is not None:
+            self.started(self._start.model_copy(update={"first_token_s": round(self._tally.first_token_s, 3)}))
         if ended != self._told or working:
             self._quiet_since = now
         if now - self._quiet_since > WINDOW_S + EVERY_S:

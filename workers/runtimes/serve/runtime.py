@@ -1,4 +1,5 @@
-"""Check the node, load the model, listen, say so, and answer until SIGTERM; then let what was begun end.
+"""Check the node, load the model, listen, say so and how long each took, and answer until SIGTERM; then let what was
+begun end.
 
 Knows nothing of who ordered it, nor of how any engine works.
 """
@@ -15,12 +16,16 @@ from typing import Any
 import uvicorn
 
 from workers.contract.measured import MEASURED
+from workers.contract.preflight import Report
+from workers.contract.startup import StartUp
 from workers.runtimes.base import Run, invalid
 from workers.runtimes.measuring import Meter
+from workers.runtimes.preflight import storage
 from workers.runtimes.preflight.runtime import before_launch
 from workers.runtimes.serve.api import make_app
 from workers.runtimes.serve.engine import Engine
 from workers.runtimes.serve.engines import choose, loader
+from workers.runtimes.serve.reading import read_ahead
 from workers.runtimes.serve.reporting import Reporting
 from workers.runtimes.serve.tally import Tally
 
@@ -36,17 +41,17 @@ def serve(run: Run) -> None:
     spec, token = run.launch_spec, run.order.serve_token
     if not token:
         raise invalid("serve_token: the order has none, and a served model answers only to its bearer.")
-    if not spec.skip_preflight:
-        before_launch(run)
     began = time.monotonic()
+    report = None if spec.skip_preflight else before_launch(run)
+    checked = time.monotonic()
     name, why = choose(spec, run.model, run.device_kind)
     run.result("engine", {"engine": name, "why": why})
     run.say(f"Engine: {name}. {why}")
     load = loader(name)
     run.phase("loading model")
     meter = Meter(run.order.devices)
+    read = read_ahead(run)
     engine = load(run)
-    loaded = time.monotonic()
     model_name = run.adapter.name if run.adapter is not None else run.model.name
 
     listener = listen(os.environ.get(ADDRESS_ENV) or "127.0.0.1")
@@ -55,7 +60,16 @@ def serve(run: Run) -> None:
 
     def announce() -> None:
         run.phase("serving")
-        run.result("start", {"load_s": round(loaded - began, 3), "ready_s": round(time.monotonic() - began, 3)})
+        reporting.started(
+            StartUp(
+                libraries_s=round(began - run.began, 3),
+                preflight_s=round(checked - began, 3) if report else None,
+                read_s=round(read.seconds, 3) if read else None,
+                read_bytes=read.bytes if read else 0,
+                load_s=round(time.monotonic() - checked - (read.seconds if read else 0), 3),
+                disk_bytes_per_s=_disk(report) if report else None,
+            )
+        )
         run.ready(url, model_name)
 
     tally = Tally(meter.answered)
@@ -71,6 +85,11 @@ def serve(run: Run) -> None:
             run.result(MEASURED, measured.model_dump(mode="json"))
     if engine.failure is not None:
         raise engine.failure
+
+
+def _disk(report: Report) -> float | None:
+    """Bytes a second that a preflight measured on the model's files; None where it measured none."""
+    return next((line.value for line in report.lines if line.name == storage.READ and line.unit == "bytes/s"), None)
 
 
 async def _until_stopped(

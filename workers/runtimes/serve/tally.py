@@ -37,6 +37,8 @@ class Tally:
         two."""
         self.ended = 0
         """Answers that are over, however they ended: what a reader compares to see that there is something new."""
+        self.first_token_s: float | None = None
+        """Of the first request, from asking to its first text; None before it."""
         self._answered, self._clock = answered, clock
         self._totals: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
@@ -55,6 +57,7 @@ class Tally:
                     if first is None:
                         first = now
                         self._time("ttft_s", first - start)
+                        self.first_token_s = self.first_token_s or first - start
                     self._count("tokens_out", piece.tokens - tokens)
                     tokens = piece.tokens
                     if piece.finish_reason:

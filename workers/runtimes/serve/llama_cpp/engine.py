@@ -3,15 +3,15 @@
 The binding makes one answer at a time, so those that come meanwhile wait. Knows nothing of HTTP.
 """
 
-import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from workers.runtimes.base import Run, invalid, local_path
-from workers.runtimes.chat import encode, render, takes_tools
 from workers.runtimes.models import with_padding
 from workers.runtimes.serve.engine import Ask, Broken, Piece, Refused, Stream
+from workers.runtimes.serve.threaded import Threaded
+from workers.runtimes.serve.words import lacking
 
 ALL_LAYERS = -1
 
@@ -41,44 +41,30 @@ def load(run: Run) -> "LlamaCppEngine":
     return LlamaCppEngine(llama, tokenizer, spec.context_length, spec.queue)
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(Threaded):
     """`llama`: what `Llama.create_completion` is asked of."""
 
     most = 1
 
     def __init__(self, llama: Any, tokenizer: Any, context_length: int, queue: int) -> None:
+        super().__init__(tokenizer)
         self.context_length = context_length
-        self.failure: Exception | None = None
-        self.lacks = {
+        self.lacks = lacking(tokenizer) | {
             "embeddings": "llama.cpp was loaded to make text; launch the model with the engine transformers.",
             "logprobs": "this engine gives none; launch the model with the engine transformers.",
             "response_format": "this engine holds answers to no schema; launch the model with the engine transformers.",
         }
-        if not takes_tools(tokenizer):
-            self.lacks["tools"] = "this model's chat template knows of no tools; leave them out."
-        self._llama, self._tokenizer, self._queue = llama, tokenizer, queue
+        self._llama, self._queue = llama, queue
         self._waiting: deque[Stream] = deque()
         self._running: Stream | None = None
-        self._draining = self._closed = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
         self._thread.start()
-
-    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        return encode(self._tokenizer, render(self._tokenizer, messages, answer_next=True, tools=tools))
-
-    def tokens(self, text: str) -> list[int]:
-        return list(self._tokenizer(text)["input_ids"])
 
     def problem_of_schema(self, schema: str) -> str:
         return ""
 
     def stream(self, ask: Ask) -> Stream:
         with self._changed:
-            if self.failure:
-                raise Refused(f"The model failed ({self.failure}).", "failed")
-            if self._draining:
-                raise Refused("This launch is stopping and begins no new answer.", "stopping")
+            self._refuse_if_over()
             if self._running is not None and len(self._waiting) >= self._queue:
                 raise Refused(f"An answer is being made and {len(self._waiting)} wait; try again shortly.", "full")
             self._waiting.append(Stream(ask))
@@ -92,34 +78,20 @@ class LlamaCppEngine:
         with self._changed:
             return {"running": float(self._running is not None), "queue_depth": len(self._waiting)}
 
-    def drain(self) -> None:
-        with self._changed:
-            self._draining = True
-
     @property
     def idle(self) -> bool:
         with self._changed:
             return self._running is None and not self._waiting
 
-    def close(self) -> None:
-        with self._changed:
-            self._draining = self._closed = True
-            self._changed.notify()
-        self._thread.join()
+    def _work(self) -> None:
+        while (stream := self._next()) is not None:
+            if not stream.left and not self._answer(stream):
+                break
 
-    def _run(self) -> None:
-        why = "This launch was stopped before the answer's end."
-        try:
-            while (stream := self._next()) is not None:
-                if not stream.left and not self._answer(stream):
-                    break
-        except Exception as error:
-            self.failure = error
-            why = f"The model failed ({type(error).__name__}: {error})."
-        with self._changed:
-            left = [*([self._running] if self._running else []), *self._waiting]
-            self._running, self._waiting = None, deque()
-        Stream.hand_over([(stream, Broken(why)) for stream in left])
+    def _give_up(self, why: str) -> list[Stream]:
+        left = [*([self._running] if self._running else []), *self._waiting]
+        self._running, self._waiting = None, deque()
+        return left
 
     def _next(self) -> Stream | None:
         with self._changed:

@@ -5,8 +5,6 @@ One thread makes all steps. Knows nothing of HTTP, nor of how a step or a choice
 """
 
 import asyncio
-import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -14,8 +12,8 @@ from typing import Any
 
 import torch
 
-from workers.runtimes.chat import encode, render
 from workers.runtimes.serve.engine import Ask, Broken, Piece, Refused, Stream
+from workers.runtimes.serve.threaded import Threaded
 from workers.runtimes.serve.transformers.choosing import choose
 from workers.runtimes.serve.transformers.forward import Forward, Reading
 from workers.runtimes.serve.transformers.grammar import Grammars
@@ -27,7 +25,7 @@ READ_AT_ONCE = 512
 Said = list[tuple[Stream, Piece | Exception]]
 
 
-class TransformersEngine:
+class TransformersEngine(Threaded):
     """`most` answers at a time, `queue` more wait; `lacks` says what the model can't do."""
 
     def __init__(
@@ -41,26 +39,16 @@ class TransformersEngine:
         queue: int,
         lacks: dict[str, str] | None = None,
     ) -> None:
+        super().__init__(tokenizer)
         self.context_length, self.most, self.lacks = context_length, most, lacks or {}
-        self.failure: Exception | None = None
-        self._model, self._tokenizer, self._forward = model, tokenizer, forward
-        self._queue = queue
+        self._model, self._forward, self._queue = model, forward, queue
         self._grammars: Grammars | None = None
         ends = model.generation_config.eos_token_id
         self._ends = frozenset(end for end in (ends if isinstance(ends, list) else [ends]) if end is not None)
         self._waiting: deque[Row] = deque()
         self._rows: list[Row] = []
         self._asides: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._draining = self._closed = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
         self._thread.start()
-
-    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        return encode(self._tokenizer, render(self._tokenizer, messages, answer_next=True, tools=tools))
-
-    def tokens(self, text: str) -> list[int]:
-        return list(self._tokenizer(text)["input_ids"])
 
     def stream(self, ask: Ask) -> Stream:
         grammar = self._held_to().of(ask.schema) if ask.schema is not None else None
@@ -98,47 +86,26 @@ class TransformersEngine:
                 "kv_cache_used": held / (self.most * self.context_length),
             }
 
-    def drain(self) -> None:
-        with self._changed:
-            self._draining = True
-
     @property
     def idle(self) -> bool:
         with self._changed:
             return not (self._rows or self._waiting or self._asides)
-
-    def close(self) -> None:
-        with self._changed:
-            self._draining = self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _refuse_if_over(self) -> None:
-        if self.failure:
-            raise Refused(f"The model failed ({self.failure}).", "failed")
-        if self._draining:
-            raise Refused("This launch is stopping and begins no new answer.", "stopping")
 
     def _held_to(self) -> Grammars:
         if self._grammars is None:
             self._grammars = Grammars(self._tokenizer, self._model.config.get_text_config().vocab_size)
         return self._grammars
 
-    def _run(self) -> None:
-        why = "This launch was stopped before the answer's end."
-        try:
-            with torch.inference_mode():
-                while self._next():
-                    self._step()
-        except Exception as error:
-            traceback.print_exc()
-            self.failure = error
-            why = f"The model failed ({type(error).__name__}: {error})."
-        with self._changed:
-            rows, self._rows, self._waiting = [*self._rows, *self._waiting], [], deque()
-            for _, done in self._asides:
-                done.set_exception(Broken(why))
-        Stream.hand_over([(row.stream, Broken(why)) for row in rows])
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while self._next():
+                self._step()
+
+    def _give_up(self, why: str) -> list[Stream]:
+        rows, self._rows, self._waiting = [*self._rows, *self._waiting], [], deque()
+        for _, done in self._asides:
+            done.set_exception(Broken(why))
+        return [row.stream for row in rows]
 
     def _next(self) -> bool:
         """Wait for work and take it in; False when there is to be no more."""
