@@ -66,11 +66,13 @@ def look_up(spec: Spec, known: Known | None = None) -> Named:
     dataset = adapter = None
     if isinstance(spec, FinetuneSpec):
         dataset = _dataset(spec, errors, known)
-        _eight_bits(spec, errors)
+        _eight_bits(spec, "precision", "bf16 or auto", errors)
         errors.found += spreading.refusals(model, spec.parallel) if model else []
     elif isinstance(spec, LaunchSpec | ExportSpec):
         adapter = _adapter(spec, errors, known)
-        if isinstance(spec, ExportSpec) and model:
+        if isinstance(spec, LaunchSpec):
+            _eight_bits(spec, "quantization", "int8", errors)
+        elif model:
             _written(spec, model, errors)
     elif isinstance(spec, LoadTestSpec):
         dataset = _named_dataset(spec.dataset, errors, known) if spec.dataset else None
@@ -119,9 +121,9 @@ def _named_dataset(name: str, errors: _Errors, known: Known) -> Dataset | None:
     return dataset
 
 
-def _eight_bits(spec: FinetuneSpec, errors: _Errors) -> None:
-    """No device that the job may get lacks the 8-bit floats it asks for."""
-    if spec.precision != "fp8":
+def _eight_bits(spec: FinetuneSpec | LaunchSpec, name: str, other: str, errors: _Errors) -> None:
+    """No device that the job may get lacks the 8-bit floats that the field `name` asks for; `other` would do."""
+    if getattr(spec, name) != "fp8":
         return
     asked = spec.resources
     devices = [
@@ -136,11 +138,11 @@ def _eight_bits(spec: FinetuneSpec, errors: _Errors) -> None:
         device, node = lacking[0]
         has = f"compute capability {device.compute_capability}" if device.kind == "cuda" else "no CUDA"
         instead = (
-            "name a node or labels that leave newer ones only" if len(lacking) < len(devices) else "use bf16 or auto"
+            "name a node or labels that leave newer ones only" if len(lacking) < len(devices) else f"use {other}"
         )
         errors.add(
-            "precision",
-            spec.precision,
+            name,
+            "fp8",
             f"fp8 needs GPUs of compute capability {FP8_CAPABILITY:g} or more, and {device.name or 'the CPU'} of node "
             f"{node.name}, which this job may get, has {has}; {instead}.",
         )

@@ -19,7 +19,7 @@ from workers.contract.errors import from_pydantic
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 
-WORKABLE = ("none", "int8", "nf4")
+WORKABLE = ("none", "int8", "nf4", "fp8")
 """Quantizations that a plan may have and a launch can load."""
 PLANNED_AS: dict[str, Quantized] = {"torchao_int8": "int8", "torchao_int4": "gptq"}
 """What takes as much memory: 4 bits in groups, as GPTQ has them."""
@@ -85,7 +85,7 @@ def unusable(plan: Plan, request: PlanRequest) -> str | None:
     if plan.nodes > 1:
         return f"A job runs on one node, and this plan takes {plan.nodes}; choose a plan with one."
     if method.quantization not in WORKABLE:
-        return f"A launch loads int8 or nf4 weights, not {method.quantization}."
+        return f"A launch makes int8, nf4 and fp8 weights itself; {method.quantization} needs a quantized checkpoint."
     if not ModelProfile.objects.filter(name=request.model).exists():
         return f"{request.model} is known by its shape only; add a model profile with its weights first."
     return _unspreadable(plan, request) if request.workload.goal != "infer" else None

@@ -104,6 +104,21 @@ def test_eight_bit_floats_are_for_gpus_that_have_them(user: User, capability: st
     assert has in error.message
 
 
+def test_a_launch_in_fp8_is_for_gpus_that_have_it(user: User) -> None:
+    node = Node.objects.create(name="old", last_seen_at=timezone.now())
+    card = Accelerator.objects.create(
+        node=node, kind="cuda", index=0, name="RTX", memory_bytes=2**34, compute_capability="8.6"
+    )
+    launch = {"kind": "launch", "context_length": 512, "quantization": "fp8"}
+    with pytest.raises(Refused) as refused:
+        submit(user, **launch)
+    (error,) = refused.value.errors
+    assert error.field == "quantization"
+    assert error.message.endswith("has compute capability 8.6; use int8.")
+    Accelerator.objects.filter(pk=card.pk).update(compute_capability="8.9")
+    assert submit(user, **launch).spec["quantization"] == "fp8"
+
+
 def test_all_errors_are_told_at_once(user: User) -> None:
     with pytest.raises(Refused) as refused:
         submit(user, learning_rate=-1, micro_batch=0)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from workers.contract.base import SPEC_VERSION, Contract, Precision, Priority, Slug, Version
 from workers.contract.resources import Resources, RetryPolicy, on_one_node
 
-Quantization = Literal["none", "int8", "nf4", "torchao_int8", "torchao_int4"]
+Quantization = Literal["none", "int8", "nf4", "torchao_int8", "torchao_int4", "fp8"]
 EngineName = Literal["auto", "transformers", "vllm", "llama_cpp"]
 Offload = Literal["none", "cpu", "disk"]
 
@@ -28,7 +28,8 @@ class LaunchSpec(Contract):
     quantization: Quantization = Field(
         "none",
         title="Quantization",
-        description="int8, nf4: 8- and 4-bit weights (bitsandbytes); torchao_int8, torchao_int4: by torchao.",
+        description="Done while loading. int8, nf4: 8- and 4-bit weights (bitsandbytes); torchao_int8, torchao_int4: by "
+        "torchao; fp8: by vLLM, on a GPU.",
     )
     precision: Precision = Field("auto", title="Precision", description="auto: bf16 on GPUs that have it, else fp32.")
     context_length: int = Field(
@@ -84,6 +85,14 @@ class LaunchSpec(Contract):
     @model_validator(mode="after")
     def _of_one_node(self) -> Self:
         on_one_node(self.resources, "a launch")
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_by_its_engine(self) -> Self:
+        if self.quantization == "fp8" and self.engine not in ("auto", "vllm"):
+            raise ValueError(
+                f"quantization: fp8 is done by vLLM, not by {self.engine}; use the engine vllm or auto, or int8."
+            )
         return self
 
     @model_validator(mode="after")

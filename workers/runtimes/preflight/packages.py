@@ -28,6 +28,15 @@ OPTIONAL = {
     "gguf": "GGUF models",
 }
 """Package → what can't run without it; torch and transformers nothing can do without."""
+QUANTIZERS = {
+    "int8": ("accelerate", "bitsandbytes"),
+    "nf4": ("accelerate", "bitsandbytes"),
+    "torchao_int8": ("accelerate", "torchao"),
+    "torchao_int4": ("accelerate", "torchao"),
+}
+"""What a launch's quantization needs; an engine that quantizes by itself brings its own."""
+EXTRAS = ("worker", "torchao")
+"""Of Liftoff, whose versions are judged."""
 
 
 def needed(spec: JobSpec, model: ModelInput | None) -> tuple[list[str], list[str]]:
@@ -39,20 +48,24 @@ def needed(spec: JobSpec, model: ModelInput | None) -> tuple[list[str], list[str
         packages += ["accelerate", "datasets", "peft", "trl", *(["deepspeed"] if spec.deepspeed else [])]
     elif isinstance(spec, LaunchSpec):
         packages += ["peft"] if spec.adapter else []
-        packages += ["accelerate", "bitsandbytes"] if spec.quantization != "none" else []
+        packages += QUANTIZERS.get(spec.quantization, ())
     else:
         return packages, [name for name in OPTIONAL if name not in packages]
     return packages, []
 
 
 def requirements() -> dict[str, Requirement]:
-    """Package → what Liftoff's worker asks of it; empty when Liftoff is not installed as a package."""
+    """Package → what Liftoff's worker and its extras ask of it; empty when Liftoff is not installed as a package."""
     try:
         listed = metadata.requires(LIFTOFF) or []
     except metadata.PackageNotFoundError:
         return {}
     parsed = [Requirement(text) for text in listed]
-    return {asked.name: asked for asked in parsed if asked.marker is None or asked.marker.evaluate({"extra": "worker"})}
+    return {
+        asked.name: asked
+        for asked in parsed
+        if asked.marker is None or any(asked.marker.evaluate({"extra": extra}) for extra in EXTRAS)
+    }
 
 
 def installed(names: list[str]) -> dict[str, str]:

@@ -22,12 +22,14 @@ _HEADER_LIMIT = 100 * 1024 * 1024
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 
 # Bytes per weight of a quantized matrix: int8 with a scale a row; nf4 with a double-quantized scale for each 64
-# weights, 4 + 8/64 + 32/(64 * 256) bits (Dettmers et al. 2023, section 3).
+# weights, 4 + 8/64 + 32/(64 * 256) bits (Dettmers et al. 2023, section 3); fp8 with one scale; torchao's int4 with a
+# scale and a zero point for each 64 weights, which are numbers of the precision.
 _QUANTIZED_BYTES = {
     "int8": 1.0,
     "nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8,
     "torchao_int8": 1.0,
-    "torchao_int4": (4 + 32 / 64) / 8,
+    "torchao_int4": 0.5,
+    "fp8": 1.0,
 }
 
 
@@ -51,7 +53,8 @@ class Weights:
         if quantization == "none":
             return int(self.parameters * plain)
         packed = sum(rows * columns for rows, columns in self.matrices)
-        return int(packed * _QUANTIZED_BYTES[quantization] + (self.parameters - packed) * plain)
+        each = _QUANTIZED_BYTES[quantization] + (2 * plain / 64 if quantization == "torchao_int4" else 0)
+        return int(packed * each + (self.parameters - packed) * plain)
 
     def lora_checkpoint_bytes(self, rank: int) -> int | None:
         """An adapter on every linear layer with AdamW's two moments, all fp32: rank x (rows + columns) x 12 bytes."""

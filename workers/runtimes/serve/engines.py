@@ -50,6 +50,8 @@ def choose(spec: LaunchSpec, model: ModelInput, device_kind: str) -> tuple[str, 
         return spec.engine, "It was asked for."
     if model.format == "gguf" and spec.adapter is None and installed("llama_cpp"):
         return "llama_cpp", "The model is a GGUF file, which llama.cpp reads as it is."
+    if spec.quantization == "fp8":
+        return "vllm", "It alone makes weights fp8 while loading them."
     if device_kind == "cuda" and model.format != "gguf" and spec.quantization == "none" and installed("vllm"):
         return "vllm", "It is installed, and the model goes on a GPU."
     if device_kind == "cuda":

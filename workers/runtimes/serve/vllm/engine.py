@@ -34,7 +34,7 @@ def load(run: Run) -> RelayEngine:
     key = secrets.token_urlsafe(24)
     command = arguments(order, spec, place)
     run.say(" ".join(command))
-    process = subprocess.Popen(command, env={**os.environ, "VLLM_API_KEY": key})
+    process = subprocess.Popen(command, env={**os.environ, "VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"})
 
     def died() -> Exception | None:
         status = process.poll()
@@ -70,7 +70,8 @@ def load(run: Run) -> RelayEngine:
 
 def _place(run: Run, context_length: int) -> Place:
     model, adapter, rank = run.model, None, 16
-    source = model.uri.removeprefix(HUB_SCHEME) if model.format == "hub" else str(local_path(model.uri, "model.uri"))
+    hub = model.format == "hub"
+    source = model.uri.removeprefix(HUB_SCHEME) if hub else str(local_path(model.uri, "model.uri"))
     if run.adapter is not None:
         folder = local_path(run.adapter.uri, "adapter.uri")
         adapter, rank = str(folder), _rank(folder)
@@ -78,7 +79,9 @@ def _place(run: Run, context_length: int) -> Place:
     share = None
     if reserved is not None and run.device_kind == "cuda":
         share = reserved / torch.cuda.get_device_properties(0).total_memory
-    return Place(source, _free_port(), context_length, share, adapter, rank)
+    return Place(
+        source, _free_port(), context_length, (model.revision or "main") if hub else None, share, adapter, rank
+    )
 
 
 def _rank(folder: Path) -> int:
