@@ -53,7 +53,7 @@ def child_environment(order: Order, run_dir: Path, base: Mapping[str, str]) -> d
         "TOKENIZERS_PARALLELISM": "false",
         # A thread that waits turns this often, some microseconds, and sleeps then. Sleeping at once makes a small model
         # half as slow again; turning for long, as is the default, takes the cores from whoever else works here.
-        "GOMP_SPINCOUNT": "10000",
+        "GOMP_SPINCOUNT": "100000",
         # NVML, and so the order, counts devices by PCI address; CUDA must do so as well.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(str(device.index) for device in order.devices if device.kind == "cuda"),
