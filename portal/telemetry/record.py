@@ -202,6 +202,8 @@ def _apply(attempt: Attempt, event: object) -> None:
             record_sweep(attempt.node, job_number=job, attempt_number=number, values=values)
         case Result(name="load_test", values=values) if attempt.job.kind == "load_test":
             record_load_test(attempt, values, _engine_of(attempt.job.spec["launch"]))
+        case Result(name="start"):
+            services.announce(job)
         case Result(name="measured", values=values) if attempt.nodes == 1:  # the planner counts one node's devices
             measurements.record(attempt, values)
         case Artifact(kind=kind, uri=uri, bytes=size, sha256=sha256):

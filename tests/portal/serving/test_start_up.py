@@ -46,6 +46,14 @@ def test_it_is_told_again_with_the_first_token() -> None:
     assert "8.25 s to the first token" in page(first_token_s=0.25)
 
 
+def test_who_looks_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed: list[int] = []
+    monkeypatch.setattr("portal.jobs.progress.job_changed", changed.append)
+    attempt = make.make_attempt(make.make_job(kind="launch"))
+    tell(attempt, {"type": "result", "name": "start", "values": STEPS})
+    assert changed == [attempt.job_id]
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     card = page(preflight_s=None, read_s=None, read_bytes=0, disk_bytes_per_s=None)
     assert "skipped" in card

@@ -48,6 +48,7 @@ def serve(run: Run) -> None:
     run.result("engine", {"engine": name, "why": why})
     run.say(f"Engine: {name}. {why}")
     load = loader(name)
+    imported = time.monotonic()
     run.phase("loading model")
     meter = Meter(run.order.devices)
     read = read_ahead(run)
@@ -62,11 +63,11 @@ def serve(run: Run) -> None:
         run.phase("serving")
         reporting.started(
             StartUp(
-                libraries_s=round(began - run.began, 3),
+                libraries_s=round(began - run.began + imported - checked, 3),
                 preflight_s=round(checked - began, 3) if report else None,
                 read_s=round(read.seconds, 3) if read else None,
                 read_bytes=read.bytes if read else 0,
-                load_s=round(time.monotonic() - checked - (read.seconds if read else 0), 3),
+                load_s=round(time.monotonic() - imported - (read.seconds if read else 0), 3),
                 disk_bytes_per_s=_disk(report) if report else None,
             )
         )
