@@ -183,13 +183,16 @@ def _auto(fleet: Fleet | None, older: Number) -> Number | None:
 
 
 def _trained_tokens(spec: FinetuneSpec, batch: int) -> int:
-    """Tokens of the whole run, each sample at its median length, or at the context when that isn't known; 0 when it
-    isn't known how many samples there are."""
-    dataset = Dataset.objects.filter(name=spec.dataset).only("train_rows", "token_histogram").first()
-    length = spec.context_length
+    """Tokens of the whole run, each row at its median length, of which only plain text goes beyond the context, or at
+    the context when that isn't known; 0 when it isn't known how many rows there are."""
+    dataset = Dataset.objects.filter(name=spec.dataset).only("format", "train_rows", "token_histogram").first()
+    length = row = spec.context_length
     if dataset is not None and not spec.packing:
         median = dataset.token_histogram.get("median")
-        length = min(length, median) if isinstance(median, int) and median > 0 else length
+        row = median if isinstance(median, int) and median > 0 else length
+        length = min(length, row)
     if spec.max_steps:
         return spec.max_steps * batch * length
-    return int(spec.epochs * dataset.train_rows) * length if dataset else 0
+    if dataset is None:
+        return 0
+    return int(spec.epochs * dataset.train_rows) * (row if dataset.format == "text" else length)

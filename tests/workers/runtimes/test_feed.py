@@ -21,7 +21,8 @@ from workers.contract.finetune import FinetuneSpec
 from workers.contract.order import DatasetInput
 from workers.runtimes.base import Run, RunFailed
 from workers.runtimes.finetune.feed import AUTO_BYTES, Feed, Rank, is_streamed
-from workers.runtimes.finetune.shards import find_shards
+from workers.runtimes.finetune.samples import make_samples
+from workers.runtimes.finetune.shards import find_shards, read_rows
 
 Finetuned = Callable[..., tuple[Run, Told]]
 TEXT = DatasetInput(name="d", format="text", train_uri="", sha256="0")
@@ -65,8 +66,8 @@ def as_lists(examples: Sequence[dict[str, Any]]) -> Any:
     "settings",
     [
         {},
-        {"packing": True},
-        {"data": {**STREAMED, "batching": "by_length"}},
+        {"packing": True, "context_length": 24},
+        {"data": {**STREAMED, "batching": "shuffled"}, "context_length": 16},
         {"data": {"streaming": "off", "batching": "by_length"}},
         {"data": {"streaming": "off"}, "packing": True},
     ],
@@ -115,6 +116,20 @@ def test_epochs_are_as_many_steps_as_their_rows_fill(tiny: Path, corpus: dict[st
     assert told.result("training")["steps"] == 15  # 40 rows, one and a half times, 4 a step
     assert told.metric("epoch")[-1] == pytest.approx(1.5)
     assert json.loads((run.output_dir / "manifest.json").read_text())["dataset"]["train_rows"] == 40
+
+
+@pytest.mark.parametrize("data", [STREAMED, {"streaming": "off"}], ids=["streamed", "in_memory"])
+def test_an_epoch_of_long_texts_has_all_of_their_parts(
+    tiny: Path, corpus: dict[str, Any], tokenizer: Any, finetuned: Finetuned, data: dict[str, Any]
+) -> None:
+    rows = read_rows(find_shards(corpus["train_uri"]))
+    parts = len(make_samples(rows, TEXT, tokenizer, 8))
+    recipe: dict[str, Any] = {"context_length": 8, "max_steps": 0, "epochs": 1, "micro_batch": 16, "evaluate": False}
+    run, told = finetuned(finetune_order(tiny, corpus, data=data, **recipe))
+    assert parts > 2 * len(rows)
+    assert told.result("training")["steps"] == -(-parts // 16)
+    assert told.metric("epoch")[-1] == pytest.approx(1, abs=0.15)  # steps are whole
+    assert json.loads((run.output_dir / "manifest.json").read_text())["dataset"]["train_rows"] == len(rows)
 
 
 def test_four_ranks_of_two_workers_see_each_row_once_an_epoch(corpus: dict[str, Any], tokenizer: Any) -> None:

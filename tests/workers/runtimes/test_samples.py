@@ -1,9 +1,12 @@
 """What of a row is trained: the completion, and only that."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from workers.contract.order import DatasetInput
 from workers.runtimes.base import RunFailed
@@ -110,10 +113,22 @@ def test_a_long_prompt_loses_its_beginning_and_keeps_its_answer(tokenizer: Any) 
     assert trained(sample, tokenizer) == f"Yes.{END}"
 
 
-def test_a_long_text_loses_its_end(tokenizer: Any) -> None:
-    sample = make_sample({"text": "Begin " + "and go on " * 50}, dataset("text"), tokenizer, 16)
-    assert len(sample.input_ids) == 16
-    assert trained(sample, tokenizer).startswith("Begin and")
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=st.integers(0, 120), context=st.integers(8, 64))
+def test_a_long_text_becomes_several_samples_and_each_token_is_foretold_once(
+    tokenizer: Any, words: int, context: int
+) -> None:
+    text = " ".join(f"word{number}" for number in range(words))
+    (whole,) = make_samples([{"text": text}], dataset("text"), tokenizer, 10_000)
+    parts = make_samples([{"text": text}], dataset("text"), tokenizer, context)
+    foretold = [label for part in parts for label in part.labels[1:]]
+    assert foretold == whole.input_ids[1:]
+    assert UNTRAINED not in foretold
+    assert all(len(part) == context for part in parts[:-1])
+    assert len(parts[-1]) <= context
+    assert sum(part.share for part in parts) == pytest.approx(1)
+    for one, other in itertools.pairwise(parts):  # what comes next is foretold of the token before it
+        assert other.input_ids[0] == one.input_ids[-1]
 
 
 @pytest.mark.parametrize(

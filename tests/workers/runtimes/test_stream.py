@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from workers.runtimes.base import RunFailed
 from workers.runtimes.finetune.packing import Pack
 from workers.runtimes.finetune.samples import Sample
-from workers.runtimes.finetune.shards import Shard, counted, find_shards, raw_rows, read_rows
+from workers.runtimes.finetune.shards import Shard, counted, find_shards, parse, raw_rows, read_rows
 from workers.runtimes.finetune.stream import Arrangement, Cursor, Item, Reader, Reading
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=9).filter(lambda sizes: sum(sizes) >= 8)
@@ -44,13 +44,28 @@ def written(folder: Path, sizes: Sequence[int]) -> list[Shard]:
     return [counted(shard) for shard in find_shards(str(folder))]
 
 
-def sample(row: dict[str, Any], where: str) -> Sample:
+def sample(row: dict[str, Any], where: str) -> list[Sample]:
     number, tail = row["text"].split(" ")
-    return Sample([int(number), *([0] * len(tail))], [0] * (1 + len(tail)), [])
+    return [Sample([int(number), *([0] * len(tail))], [0] * (1 + len(tail)), [])]
+
+
+def parts(row: dict[str, Any], where: str) -> list[Sample]:
+    """Up to seven samples of a row, each with the row's number and its own."""
+    number, tail = row["text"].split(" ")
+    count = 1 + len(tail)
+    return [Sample([int(number), part, *[0] * (part % 3)], [], [], share=1 / count) for part in range(count)]
+
+
+def numbers(shard: Shard) -> list[int]:
+    return [int(parse(raw, shard, 1)["text"].split(" ")[0]) for raw in raw_rows(shard)]
+
+
+def samples_in(items: Sequence[Item]) -> list[Sample]:
+    return [one for item in items for one in (item.samples if isinstance(item, Pack) else [item])]
 
 
 def ids(items: Sequence[Item]) -> list[int]:
-    return [one.input_ids[0] for item in items for one in (item.samples if isinstance(item, Pack) else [item])]
+    return [one.input_ids[0] for one in samples_in(items)]
 
 
 def reading(shards: list[Shard], arrangement: Arrangement = "shuffled", window: int = 7, batch: int = 3) -> Reading:
@@ -89,6 +104,41 @@ def test_eight_readers_see_each_row_once_an_epoch_and_go_on_anywhere(
                 again = itertools.islice(Reader(plan, number, sample).batches(batches[index][1]), len(rest))
                 assert list(again) == rest
         everything = Counter(range(sum(sizes)))
+        assert epochs == [everything, everything]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=SIZES,
+    window=st.integers(1, 30),
+    batch=st.integers(1, 5),
+    arrangement=st.sampled_from(["shuffled", "by_length", "packed"]),
+)
+def test_each_part_of_a_divided_row_comes_once_an_epoch_and_any_part_is_gone_on_from(
+    sizes: list[int], window: int, batch: int, arrangement: Arrangement
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        plan = reading(written(Path(folder), sizes), arrangement, window, batch)
+        epochs: list[Counter[tuple[int, ...]]] = [Counter(), Counter()]
+        orders = [[row for shard in plan.order(epoch) for row in numbers(shard)] for epoch in (0, 1)]
+        for number in range(plan.readers):
+            batches = []
+            for items, cursor in Reader(plan, number, parts).batches():
+                batches.append((items, cursor))
+                if cursor.window >= 2 * plan.windows(number):
+                    break
+            seen = [tuple(one.input_ids[:2]) for items, _ in batches for one in samples_in(items)]
+            for epoch, order in enumerate(orders):
+                owed = sum(1 + row % 7 for row in order[slice(*plan.share(number))])
+                epochs[epoch].update(seen[:owed])
+                del seen[:owed]
+            for before, (_, cursor) in itertools.pairwise(batches):
+                assert plan.given(number, cursor) > plan.given(number, before[1])
+            for index in {0, len(batches) // 3, len(batches) // 2, len(batches) - 1}:
+                rest = batches[index + 1 :]
+                again = itertools.islice(Reader(plan, number, parts).batches(batches[index][1]), len(rest))
+                assert list(again) == rest
+        everything = Counter((row, part) for row in range(sum(sizes)) for part in range(1 + row % 7))
         assert epochs == [everything, everything]
 
 

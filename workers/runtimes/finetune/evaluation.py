@@ -64,7 +64,7 @@ def evaluate(
     model.train(was_training)
     return Score(
         loss=total_loss / max(total_tokens, 1),
-        rows=len(samples),
+        rows=round(sum(sample.share for sample in samples)),
         seconds=time.monotonic() - start,
         accuracy=accuracy(truths, answers) if truths else None,
         macro_f1=macro_f1(truths, answers) if truths else None,

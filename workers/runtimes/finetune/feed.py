@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from workers.contract.order import DatasetInput
 from workers.contract.reasons import Reason
 from workers.runtimes.base import RunFailed, invalid
 from workers.runtimes.finetune.packing import Item, as_example, packed
-from workers.runtimes.finetune.samples import sample_at
+from workers.runtimes.finetune.samples import samples_at
 from workers.runtimes.finetune.shards import Shard, counted, parse, raw_rows
 from workers.runtimes.finetune.stream import START, Arrangement, Cursor, Reader, Reading
 from workers.runtimes.team import rank, world_size
@@ -43,7 +44,7 @@ AUTO_BYTES = 256 * 2**20
 SQUEEZED = 4
 """Text is about so many times smaller in gzip or Parquet."""
 PROBED = 512
-"""Rows that tell how many of them a pack holds."""
+"""Rows that tell how many items a row makes."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Feed:
         """Counts the rows first. Raises RunFailed where a file can't be read or there are too few."""
         self._rank = rank
         self._collate = collate
-        self._sample = partial(sample_at, dataset=dataset, tokenizer=tokenizer, context_length=spec.context_length)
+        self._samples = partial(samples_at, dataset=dataset, tokenizer=tokenizer, context_length=spec.context_length)
+        self._is_text = dataset.format == "text"
         self._spec = spec
         shards = [counted(shard) for shard in shards]
         rows = sum(shard.rows for shard in shards)
@@ -109,11 +111,11 @@ class Feed:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run. Of packs it is known only about how many an epoch has."""
+        """Optimizer steps of the run. Of packs and of parts of texts it is known only about how many an epoch has."""
         if self._spec.max_steps:
             return self._spec.max_steps
         step = self._spec.micro_batch * self._spec.gradient_accumulation * self._rank.of
-        return max(1, -(-int(self._spec.epochs * self.reading.rows * self._items_per_row()) // step))
+        return max(1, -(-int(self._spec.epochs * float(self.reading.rows * self._items_per_row())) // step))
 
     @property
     def epoch(self) -> float:
@@ -150,8 +152,9 @@ class Feed:
             self._batches = state["batches"] // self._rank.of
             return
         done = sum(then.given(reader, cursor) for reader, cursor in enumerate(cursors))
-        print(f"{len(cursors)} readers can't be shared by {self._rank.of} processes; data goes on at about row {done}.")
-        self._cursors = [now.at(reader, done // now.readers) for reader in range(now.readers)]
+        shared = f"{len(cursors)} readers can't be shared by {self._rank.of} processes"
+        print(f"{shared}; data goes on at about row {done:.0f}.")
+        self._cursors = [now.at(reader, done / now.readers) for reader in range(now.readers)]
         self._batches = 0
 
     def _shards(self) -> list[list[Any]]:
@@ -181,7 +184,7 @@ class Feed:
         numbers = list(range(self._rank.number, self.reading.readers, self._rank.of))
         turn = self._batches % len(numbers)
         return [
-            (number, Reader(self.reading, number, self._sample).batches(self._cursors[number]))
+            (number, Reader(self.reading, number, self._samples).batches(self._cursors[number]))
             for number in numbers[turn:] + numbers[:turn]
         ]
 
@@ -194,17 +197,17 @@ class Feed:
         readers = self.reading.readers // self._rank.of
         return max((n for n in range(1, readers + 1) if readers % n == 0 and n <= allowed), default=0)
 
-    def _items_per_row(self) -> float:
-        if self.reading.arrangement != "packed":
-            return 1.0
+    def _items_per_row(self) -> Fraction:
+        if self.reading.arrangement != "packed" and not self._is_text:
+            return Fraction(1)
         some = [shard for shard in self.reading.shards if shard.rows][:: max(1, len(self.reading.shards) // 8)]
-        samples: list[Any] = []
+        probed, samples = 0, list[Any]()
         for shard in some:
-            rows = enumerate(itertools.islice(raw_rows(shard), PROBED // len(some) + 1))
-            samples += [
-                self._sample(parse(raw, shard, number), f"row {number + 1} of {shard.name}") for number, raw in rows
-            ]
-        return len(packed(samples, self.reading.capacity)) / len(samples)
+            for number, raw in enumerate(itertools.islice(raw_rows(shard), PROBED // len(some) + 1)):
+                samples += self._samples(parse(raw, shard, number), f"row {number + 1} of {shard.name}")
+                probed += 1
+        items = packed(samples, self.reading.capacity) if self.reading.arrangement == "packed" else samples
+        return Fraction(len(items), probed)
 
 
 class _Source(IterableDataset[Given | Failure]):  # type: ignore[misc]  # the library is untyped

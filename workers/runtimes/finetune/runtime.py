@@ -161,7 +161,7 @@ def finetune(run: Run) -> None:
         if world_size() == 1:  # of several, each may be elsewhere: the last checkpoint counts
             saver.save()
         raise
-    rows = trainer.feed.reading.rows if trainer.feed else len(train)
+    rows = trainer.feed.reading.rows if trainer.feed else len(train_rows)
     if run.leads:
         write_manifest(run, str(dtype).removeprefix("torch."), rows, ds_config, results)
     if torch.distributed.is_initialized():

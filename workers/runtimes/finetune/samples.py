@@ -1,11 +1,12 @@
 """Dataset rows become token ids and labels, with the loss on the completion only.
 
 A row is rendered to text whose trained stretches are known, then tokenized once; a token counts towards the loss when
-it overlaps a trained stretch. Knows nothing of trainers.
+it overlaps a trained stretch. Plain text that is longer than the context becomes several samples, other rows are cut.
+Knows nothing of trainers.
 """
 
 import os.path
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,33 +32,41 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row as tokens. labels[i] is input_ids[i], or UNTRAINED. `answer` is the label of a text/label row, and
-    `prompt_ids` the tokens that ask for it."""
+    """One row as tokens, or a part of it. labels[i] is input_ids[i], or UNTRAINED. `answer` is the label of a
+    text/label row, and `prompt_ids` the tokens that ask for it. `share`: how much of its row it is, 0 to 1."""
 
     input_ids: list[int]
     labels: list[int]
     prompt_ids: list[int]
     answer: str | None = None
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
 
 def make_samples(rows: list[Row], dataset: DatasetInput, tokenizer: Any, context_length: int) -> list[Sample | Pair]:
-    """One sample a row, or pair of answers. Raises RunFailed(invalid_input) naming the first row that doesn't fit the
-    dataset's format."""
+    """The samples of all rows, or pairs of answers. Raises RunFailed(invalid_input) naming the first row that doesn't
+    fit the dataset's format."""
     return [
-        sample_at(row, f"row {number}", dataset, tokenizer, context_length) for number, row in enumerate(rows, start=1)
+        sample
+        for number, row in enumerate(rows, start=1)
+        for sample in samples_at(row, f"row {number}", dataset, tokenizer, context_length)
     ]
 
 
-def sample_at(row: Row, where: str, dataset: DatasetInput, tokenizer: Any, context_length: int) -> Sample | Pair:
-    """As `make_sample` or `make_pair`; a refusal says that it is about the row `where`."""
+def samples_at(
+    row: Row, where: str, dataset: DatasetInput, tokenizer: Any, context_length: int
+) -> Sequence[Sample | Pair]:
+    """One `make_sample` or `make_pair`, of plain text as many as it fills; a refusal says that it is about the row
+    `where`."""
     given = {key: value for key, value in row.items() if value is not None}
     try:
         if dataset.format == "preference":
-            return make_pair(given, tokenizer, context_length)
-        return make_sample(given, dataset, tokenizer, context_length)
+            return [make_pair(given, tokenizer, context_length)]
+        if dataset.format == "text":
+            return make_parts(given, dataset, tokenizer, context_length)
+        return [make_sample(given, dataset, tokenizer, context_length)]
     except KeyError as error:
         raise invalid(f"dataset: {where} has no {error}, which format {dataset.format} needs.") from error
     except (TypeError, AttributeError) as error:
@@ -70,11 +79,34 @@ def make_sample(row: Row, dataset: DatasetInput, tokenizer: Any, context_length:
     """The row as tokens, at most `context_length` of them: a long prompt loses its beginning, then a long answer its
     end, so that something is left to train on."""
     pieces = list(_pieces(row, dataset, tokenizer))
+    ids, labels, first = _labelled(pieces, dataset, tokenizer)
+    cut = max(0, min(len(labels) - context_length, first - 1))
+    window = slice(cut, cut + context_length)
+    answer = str(row["label"]) if dataset.format == "text_label" else None
+    prompt = encode(tokenizer, pieces[0].text)[-context_length:] if answer is not None else []
+    return Sample(ids[window], labels[window], prompt, answer)
+
+
+def make_parts(row: Row, dataset: DatasetInput, tokenizer: Any, context_length: int) -> list[Sample]:
+    """The row's whole text in samples of at most `context_length` tokens. Each begins with the last token of the one
+    before it, untrained, so that every token but the text's first is foretold once."""
+    ids, labels, _ = _labelled(list(_pieces(row, dataset, tokenizer)), dataset, tokenizer)
+    starts = range(0, max(1, len(ids) - 1), context_length - 1)
+    parts = []
+    for start in starts:
+        part = slice(start, start + context_length)
+        told = labels[part] if start == 0 else [UNTRAINED, *labels[part][1:]]
+        parts.append(Sample(ids[part], told, [], share=1 / len(starts)))
+    return parts
+
+
+def _labelled(pieces: list[Piece], dataset: DatasetInput, tokenizer: Any) -> tuple[list[int], list[int], int]:
+    """(token ids, their labels, place of the first that is trained)."""
     encoded = tokenizer(
         "".join(piece.text for piece in pieces),
         add_special_tokens=not has_template(tokenizer) or dataset.format == "text",
         return_offsets_mapping=True,
-        verbose=False,  # what is longer than the model's context is cut below
+        verbose=False,  # the caller minds the model's context
     )
     spans = list(_trained_spans(pieces, tokenizer.eos_token or ""))
     labels = [
@@ -84,11 +116,7 @@ def make_sample(row: Row, dataset: DatasetInput, tokenizer: Any, context_length:
     first = next((index for index, label in enumerate(labels) if label != UNTRAINED), None)
     if first is None:
         raise invalid("it holds nothing to train on.")
-    cut = max(0, min(len(labels) - context_length, first - 1))
-    window = slice(cut, cut + context_length)
-    answer = str(row["label"]) if dataset.format == "text_label" else None
-    prompt = encode(tokenizer, pieces[0].text)[-context_length:] if answer is not None else []
-    return Sample(encoded["input_ids"][window], labels[window], prompt, answer)
+    return encoded["input_ids"], labels, first
 
 
 def _pieces(row: Row, dataset: DatasetInput, tokenizer: Any) -> Iterator[Piece]:

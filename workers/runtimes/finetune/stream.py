@@ -1,9 +1,10 @@
 """Which reader gives which samples of a dataset in which order, so that any place in it can be gone back to.
 
 Every epoch the shards are put in a new order and their rows dealt out to the readers in stretches that differ by one
-row at most. A reader takes a window of rows, shuffles, sorts or packs it, and gives its items out in batches, which are
-always full. So its cursor says all: no buffer is lost with it. (The `datasets` library's streaming loses its shuffle
-buffer on resuming, leaves readers beyond the number of shards idle, and can't tell how many rows there are.)
+row at most. A reader takes a window of rows, shuffles, sorts or packs their samples (a long text has several), and
+gives the items out in batches, which are always full. So its cursor says all: no buffer is lost with it. (The
+`datasets` library's streaming loses its shuffle buffer on resuming, leaves readers beyond the number of shards idle,
+and can't tell how many rows there are.)
 
 Knows nothing of processes, tensors or files.
 """
@@ -25,11 +26,12 @@ Arrangement = Literal["shuffled", "by_length", "packed"]
 
 
 class Cursor(NamedTuple):
-    """Where a reader is: `items` of its window number `window` are given out, which came of `rows` rows."""
+    """Where a reader is: `items` of its window number `window` are given out, which are `rows` rows, the last of them
+    perhaps in part."""
 
     window: int = 0
     items: int = 0
-    rows: int = 0
+    rows: float = 0
 
 
 START = Cursor()
@@ -60,16 +62,16 @@ class Reading:
         first, stop = self.share(reader)
         return -(-(stop - first) // self.window)
 
-    def given(self, reader: int, cursor: Cursor) -> int:
+    def given(self, reader: int, cursor: Cursor) -> float:
         """Rows that the reader has given out, in all epochs."""
         first, stop = self.share(reader)
         epoch, window = divmod(cursor.window, self.windows(reader))
         return epoch * (stop - first) + window * self.window + cursor.rows
 
-    def at(self, reader: int, given: int) -> Cursor:
-        """The cursor at which a reader that doesn't pack has given out so many rows."""
+    def at(self, reader: int, given: float) -> Cursor:
+        """The cursor at which a reader that neither packs nor divides rows has given out so many whole ones."""
         first, stop = self.share(reader)
-        epoch, row = divmod(given, stop - first)
+        epoch, row = divmod(int(given), stop - first)
         window, rest = divmod(row, self.window)
         return Cursor(epoch * self.windows(reader) + window, rest, rest)
 
@@ -84,21 +86,22 @@ class Reading:
 class Reader:
     """One of the readers of a dataset, from a cursor on, for ever."""
 
-    def __init__(self, reading: Reading, number: int, sample: Callable[[Row, str], Sample | Pair]) -> None:
-        """`sample` makes tokens of a row, of which it is told where it is."""
+    def __init__(self, reading: Reading, number: int, samples: Callable[[Row, str], Sequence[Sample | Pair]]) -> None:
+        """`samples` makes tokens of a row, of which it is told where it is."""
         self._reading = reading
         self._number = number
-        self._sample = sample
+        self._samples = samples
 
     def batches(self, cursor: Cursor = START) -> Iterator[tuple[list[Item], Cursor]]:
         """Full batches after `cursor`, each with the cursor after it."""
         batch: list[Item] = []
         rows = self._rows(cursor.window)
         for window in itertools.count(cursor.window):
-            for item in self._items(window, next(rows), cursor.items):
+            # Cursors lie after full batches, so one within a window says how many waited when the window began.
+            pending = (len(batch) - cursor.items) % self._reading.batch
+            for item in self._items(window, next(rows), pending)[cursor.items :]:
                 batch.append(item)
-                made_of = len(item.samples) if isinstance(item, Pack) else 1
-                cursor = Cursor(window, cursor.items + 1, cursor.rows + made_of)
+                cursor = Cursor(window, cursor.items + 1, cursor.rows + _rows(item))
                 if len(batch) == self._reading.batch:
                     yield batch, cursor
                     batch = []
@@ -126,23 +129,28 @@ class Reader:
                     yield raw, shard, number
             before += shard.rows
 
-    def _items(self, window: int, rows: list[tuple[Raw, Shard, int]], skipped: int) -> Iterator[Item]:
-        """What the window gives out, after the first `skipped` items."""
+    def _items(self, window: int, rows: list[tuple[Raw, Shard, int]], pending: int) -> Sequence[Item]:
+        """What the window gives out, where `pending` items wait for the first batch."""
         reading = self._reading
         random = Random(f"{reading.seed} {self._number} {window}")  # noqa: S311 - as above
+        samples = [
+            sample
+            for raw, shard, number in rows
+            for sample in self._samples(parse(raw, shard, number), f"row {number + 1} of {shard.name}")
+        ]
         if reading.window > 1:
-            random.shuffle(rows)
-        if reading.arrangement == "shuffled":
-            return (self._made(*row) for row in rows[skipped:])
-        samples = [self._made(*row) for row in rows]
-        items: Sequence[Item]
+            random.shuffle(samples)
         if reading.arrangement == "packed":
-            items = packed(cast(list[Sample], samples), reading.capacity)  # pairs are never packed
-            random.shuffle(items)
-        else:
-            pending = reading.given(self._number, Cursor(window)) % reading.batch
-            items = by_length(samples, len, reading.batch, pending, random)
-        return iter(items[skipped:])
+            packs = packed(cast(list[Sample], samples), reading.capacity)  # pairs are never packed
+            random.shuffle(packs)
+            return packs
+        if reading.arrangement == "by_length":
+            return by_length(samples, len, reading.batch, pending, random)
+        return samples
 
-    def _made(self, raw: Raw, shard: Shard, number: int) -> Sample | Pair:
-        return self._sample(parse(raw, shard, number), f"row {number + 1} of {shard.name}")
+
+def _rows(item: Item) -> float:
+    """How many rows the item is."""
+    if isinstance(item, Pack):
+        return sum(sample.share for sample in item.samples)
+    return item.share if isinstance(item, Sample) else 1
