@@ -4,6 +4,7 @@ Knows nothing of models, nor of where layers go.
 """
 
 import importlib.util
+import logging
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ def options(quantization: Quantization, dtype: torch.dtype, device: torch.device
     if quantization in ("torchao_int8", "torchao_int4"):
         config = _torchao(quantization, dtype, device)
     elif quantization == "int8":
+        # It says so of every layer at every token, hundreds of lines a word.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:  # nf4 with double quantization: Dettmers et al. 2023 (QLoRA)
         config = BitsAndBytesConfig(

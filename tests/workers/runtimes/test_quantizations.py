@@ -58,12 +58,14 @@ def launched(tiny: Path, folder: Path, quantization: str) -> Launched:
 
 @pytest.mark.parametrize("quantization", CLOSE)
 def test_it_answers_stays_close_and_holds_the_bytes_that_were_said(
-    tiny: Path, tmp_path: Path, quantization: Quantization
+    tiny: Path, tmp_path: Path, quantization: Quantization, caplog: pytest.LogCaptureFixture
 ) -> None:
     if quantization in PACKAGES and find_spec(PACKAGES[quantization]) is None:
         missing(f"{PACKAGES[quantization]} is not installed")
     plain, found = launched(tiny, tmp_path / "plain", "none"), launched(tiny, tmp_path / "quantized", quantization)
     assert 1 <= found.tokens <= 8
+    said = [record.message for record in caplog.records]
+    assert len(said) == len(set(said)), "a library repeats itself in the run's log"
     cosine = torch.nn.functional.cosine_similarity(torch.tensor(found.vector), torch.tensor(plain.vector), dim=0)
     assert float(cosine) >= CLOSE[quantization] - 1e-6
 
