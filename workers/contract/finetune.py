@@ -132,7 +132,11 @@ class FinetuneSpec(Contract):
         1, ge=1, le=4096, title="Gradient accumulation", description="Micro batches per optimizer step."
     )
     context_length: int = Field(
-        512, ge=8, le=10_000_000, title="Context length", description="Tokens per sample; what is longer is cut, plain text is divided."
+        512,
+        ge=8,
+        le=10_000_000,
+        title="Context length",
+        description="Tokens per sample; what is longer is cut, plain text is divided.",
     )
     learning_rate: float = Field(2e-4, gt=0, le=1, title="Learning rate", description="Peak, after warm-up.")
     warmup_ratio: float = Field(
