@@ -69,6 +69,8 @@ class Hub:
         self._client = client
         self._place: str | None = None
         self._ready = asyncio.Event()
+        self.over = False
+        """Nobody watches any more: a client that is interrupted while it reads may not pass the cancellation on."""
         self.viewers: set[Viewer] = set()
 
     async def subscribe(self, cursor: Cursor) -> Viewer:
@@ -90,8 +92,8 @@ class Hub:
             place = f"({entries[-1][0]}"
 
     async def run(self) -> None:
-        """Read and hand out until cancelled; an outage of Redis delays."""
-        while True:
+        """Read and hand out until cancelled, or over; an outage of Redis delays."""
+        while not self.over:
             try:
                 if self._place is None:
                     last: Any = await self._client.xrevrange(self._stream, count=1)
@@ -147,6 +149,7 @@ async def watch(job: int, cursor: Cursor) -> AsyncIterator[Viewer]:
         hub.viewers.discard(viewer)
         if not hub.viewers and key in _hubs:
             del _hubs[key]
+            hub.over = True
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
