@@ -207,7 +207,7 @@ def _predicted(spec: PlannedSpec, attempt: Attempt, tokens: int | None = None) -
 def _figures(way: Way, request: PlanRequest) -> Predicted:
     return Predicted(
         device=way.device.name,
-        method=method_key(request.workload.goal, way.method, request.workload.preference),
+        method=method_key(request.workload.kind, way.method, request.workload.preference),
         peak_bytes=sum(line.expected for line in way.memory.lines if line.name != "context"),
         step_s=way.speed.step_s,
         tokens_per_s=way.speed.tokens_per_s,

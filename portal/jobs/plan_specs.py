@@ -55,6 +55,7 @@ def of_spec(spec: FinetuneSpec | LaunchSpec, fleet: Fleet | None = None) -> Plan
         batch=batch,
         lora_rank=spec.lora.rank,
         lora_targets=spec.lora.target_modules,
+        trained_layers=spec.trained_layers,
         trained_tokens=_trained_tokens(spec, batch) * (2 if spec.objective == "dpo" else 1),
         preference=spec.objective == "dpo",
     )
@@ -116,7 +117,8 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
     values |= {
         "micro_batch": method.micro_batch,
         "gradient_accumulation": method.accumulation,
-        "method": workload.goal,
+        "method": workload.kind,
+        "trained_layers": workload.layers,
         "lora__rank": workload.lora_rank,
         "lora__target_modules": workload.lora_targets,
         "resources__devices": method.devices,

@@ -2,7 +2,7 @@
 
 from portal.planner.devices import DEVICES
 
-GOALS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tune", "infer": "serving"}
+GOALS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tune", "partial": "some layers", "infer": "serving"}
 
 
 def device_title(name: str) -> str:

@@ -31,12 +31,12 @@ GOALS = {
 }
 FIRST = {
     "model": 12, "hardware": 8, "nodes": 4, "goal": 12, "context": 6, "batch": 6, "concurrency": 6, "lora_rank": 6,
-    "lora_targets": 6, "trained_tokens": 6, "preference": 6,
+    "lora_targets": 6, "trained_layers": 12, "trained_tokens": 6, "preference": 6,
 }  # fmt: skip
 """What everyone is asked, and how much of the form's width it takes, in twelfths."""
 GOALS_OF = {
-    "batch": "training", "lora_rank": "adapters", "lora_targets": "adapters", "trained_tokens": "training",
-    "preference": "training", "concurrency": "serving",
+    "batch": "training", "lora_rank": "adapters", "lora_targets": "adapters", "trained_layers": "full",
+    "trained_tokens": "training", "preference": "training", "concurrency": "serving",
 }  # fmt: skip
 """Field → the goals it matters to; other fields matter to all."""
 CARRIED = ("dataset", "adapter", "objective")
@@ -50,7 +50,10 @@ HINTS = {
     "hardware": "'fleet': the nodes here. Or one of them, or such as 4xl4.", "nodes": "", "goal": "",
     "trained_tokens": "For the whole run's time and cost; 0 asks for none.",
 }  # fmt: skip
-EXAMPLES = {"model": "llama-3-8b", "hardware": "2x8-a100-80-25gbe", "lora_targets": "all-linear"}
+EXAMPLES = {
+    "model": "llama-3-8b", "hardware": "2x8-a100-80-25gbe", "lora_targets": "all-linear",
+    "trained_layers": "every parameter",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from functools import lru_cache
 
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import Layer, ModelShape, Tensor
-from portal.planner.states import WIDTH, in_layer, lora_parameters, targeted
+from portal.planner.states import WIDTH, in_layer
+from portal.planner.trained import lora_parameters, targeted
 
 CAPPED = ("gemma2",)
 """Families whose attention scores are capped (arXiv:2408.00118): their hyperbolic tangent is kept too."""

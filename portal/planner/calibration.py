@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from portal.planner.answer import Calibrated, Line, Memory, Share, Speed
-from portal.planner.request import Goal, Method
+from portal.planner.request import Kind, Method
 from portal.planner.verdict import judge
 
 FEWEST = 3
@@ -51,10 +51,11 @@ class Calibration:
         return self.factors.get((device, key)) or self.factors.get((device, key.split("/")[0]))
 
 
-def method_key(goal: Goal, method: Method, preference: bool = False) -> str:
+def method_key(kind: Kind, method: Method, preference: bool = False) -> str:
     """What runs must have in common to teach about each other: goal, number type, recomputing, sharding."""
-    parts = [goal, method.precision if method.quantization == "none" else f"{method.quantization}-{method.precision}"]
-    if goal != "infer" and method.checkpointing:
+    numbers = method.precision if method.quantization == "none" else f"{method.quantization}-{method.precision}"
+    parts: list[str] = [kind, numbers]
+    if kind != "infer" and method.checkpointing:
         parts.append("checkpointed")
     if preference:
         parts.append("preference")

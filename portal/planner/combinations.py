@@ -14,7 +14,7 @@ from typing import Literal
 from portal.planner.hardware import DeviceSpec
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import ModelShape
-from portal.planner.states import targeted
+from portal.planner.trained import targeted, whole
 
 FLASH_CAPABILITY, FLASH_HEAD = 8.0, 256
 """Least CUDA capability and widest head of FlashAttention-2."""
@@ -55,6 +55,11 @@ def _workload(shape: ModelShape, workload: Workload) -> Iterator[str]:
                 f"None of the LoRA targets {workload.lora_targets!r} is a linear layer of {shape.name}; use all-linear "
                 f"or some of {known}."
             )
+    if workload.layers and not whole(shape, workload.layers):
+        yield (
+            f"None of the trained layers {workload.layers!r} is one of {shape.name}; name some of its {shape.depth}, "
+            f"e.g. layers.{shape.depth - 1}.*."
+        )
 
 
 @lru_cache(maxsize=256)
@@ -62,7 +67,9 @@ def _targets(shape: ModelShape, targets: str) -> str | None:
     """None when the targets name some layer, else the layers they could name."""
     if targeted(shape, targets):
         return None
-    return ", ".join(sorted({tensor.name.split(".")[-2] for tensor in targeted(shape, "all-linear")}))
+    return ", ".join(
+        sorted({tensor.name.split(".")[-2] for tensor in shape.tensors if tensor.linear and tensor.role != "head"})
+    )
 
 
 def uneven(shape: ModelShape, tensor: int, pipeline: int) -> Iterator[tuple[Literal["tensor", "pipeline"], str]]:

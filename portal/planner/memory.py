@@ -159,7 +159,7 @@ def _training_lines(shape: ModelShape, workload: Workload, method: Method, step:
 
 
 def _kept_words(method: Method, step: Step, workload: Workload) -> str:
-    moment, layer, layers = step.moment, step.kept, step.place.layers
+    moment, layer, layers = step.moment, step.kept, step.layers
     if not moment.activations:
         return f"All freed {moment.name}, the fullest moment."
     each = step.kept.bytes(step.tokens, workload.context, step.padded) / step.tokens

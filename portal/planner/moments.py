@@ -11,6 +11,7 @@ from portal.planner.loss import Loss, loss
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import ModelShape
 from portal.planner.states import WIDTH, Place, States, places, states
+from portal.planner.trained import lowest, trains_head
 
 BUCKET = 500_000_000
 """Elements of DeepSpeed's buffer for reducing gradients, allocated whole (its reduce_bucket_size)."""
@@ -47,6 +48,8 @@ class Step:
     kept: Kept
     loss: Loss
     tokens: int
+    layers: int
+    """Layers that a gradient reaches, and which keep something for it."""
     padded: bool
     unpadded: int
     """Bytes less at the moment where the batch needs no padding."""
@@ -67,24 +70,26 @@ def _step(shape: ModelShape, workload: Workload, method: Method, gpu: bool, plac
     held = states(shape, workload, method, place, foreach=gpu)
     layer = kept(shape, workload, method, gpu)
     width, context = WIDTH[method.precision], workload.context
-    sequences, full = method.micro_batch * workload.sequences, workload.goal == "full"
+    sequences = method.micro_batch * workload.sequences
+    head_too = workload.goal == "full" and trains_head(shape, workload.layers)
+    reached = min(place.layers, shape.depth - lowest(shape, workload.layers))
     tokens = sequences * context
     pads = padded(method, sequences)
-    after = loss(shape, sequences * max(1, context - 1), width, full, gpu, method.tensor)
+    after = loss(shape, sequences * max(1, context - 1), width, head_too, gpu, method.tensor)
     one = layer.bytes(tokens, context, pads)
     work = layer.work(tokens, context)
     # Token ids, labels, mask and positions as 64-bit numbers; rotary tables.
     base = float(tokens * 24 + context * 2 * width * _rotary(shape))
     if attention_kernel(shape, method) == "eager":
         base += tokens * context * width  # its mask, in numbers
-    waiting = place.layers * place.in_flight
+    waiting = reached * place.in_flight
     if method.checkpointing:
         before, again = float(waiting * tokens * layer.boundary), one
         base += tokens * context if pads else 0
     else:
         before, again = waiting * one - (layer.first * tokens if place.first else 0), 0.0
     collected = held.gradients if method.accumulation > 1 else 0
-    head = shape.vocab * shape.hidden * held.trained_width // method.tensor if full and place.last else 0
+    head = shape.vocab * shape.hidden * held.trained_width // method.tensor if head_too and place.last else 0
     if method.zero_stage >= 2:
         head = 0
     moments = [
@@ -98,7 +103,7 @@ def _step(shape: ModelShape, workload: Workload, method: Method, gpu: bool, plac
         ),
         Moment("while the optimizer steps", held.gradients + _fp32(held, method), 0, 0, held.scratch),
     ]
-    if full and shape.tied and place.first and place.last:
+    if head_too and shape.tied and place.first and place.last:
         # The embedding's gradients of head and input, and their sum.
         moments.append(
             Moment("at the end of the backward pass", held.gradients + head * (3 if collected else 2), int(base), 0, 0)
@@ -112,7 +117,7 @@ def _step(shape: ModelShape, workload: Workload, method: Method, gpu: bool, plac
         layers = 1 if method.checkpointing or "end" in moment.name else waiting
         layers = 0 if method.checkpointing and moment.logits else layers
         saved = int(layers * (one - layer.bytes(tokens, context, False)))
-    return Step(place, held, moment, _buffers(held, shape, method), layer, after, tokens, pads, saved)
+    return Step(place, held, moment, _buffers(held, shape, method), layer, after, tokens, reached, pads, saved)
 
 
 def _rotary(shape: ModelShape) -> int:

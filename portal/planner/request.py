@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from workers.contract.base import Contract
 
 Goal = Literal["infer", "lora", "qlora", "full"]
+Kind = Literal["infer", "lora", "qlora", "full", "partial"]
+"""A goal, where full is told apart from training named layers only."""
 Number = Literal["fp32", "bf16", "fp16"]
 Quantized = Literal["none", "int8", "nf4", "awq", "gptq", "fp8"]
 AttentionKernel = Literal["eager", "sdpa", "flash"]
@@ -34,11 +36,26 @@ class Workload(Contract):
     trained_tokens: int = Field(
         0, ge=0, le=10**15, title="Tokens to train", description="For the whole run's time and cost; 0: not asked."
     )
+    trained_layers: str = Field(
+        "",
+        max_length=400,
+        title="Trained layers",
+        description="Goal full: only these, by name or pattern with commas, e.g. layers.29.*; empty: every parameter.",
+    )
     preference: bool = Field(
         False,
         title="Preference tuning",
         description="A sample is a chosen and a rejected sequence, measured against the model as it was (DPO).",
     )
+
+    @property
+    def layers(self) -> str:
+        """The layers that alone are trained themselves; '' for all."""
+        return self.trained_layers.strip() if self.goal == "full" else ""
+
+    @property
+    def kind(self) -> Kind:
+        return "partial" if self.layers else self.goal
 
     @property
     def sequences(self) -> int:

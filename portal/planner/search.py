@@ -94,7 +94,7 @@ class Search:
         speed = throughput.estimate(
             self.shape, self.workload, method, spot.group, spot.nodes, self.fleet.fabric, self.rules
         )
-        key = method_key(self.workload.goal, method, self.workload.preference)
+        key = method_key(self.workload.kind, method, self.workload.preference)
         factor = self.calibration.factor(device.name, key) if self.calibration else None
         if factor is not None:
             taken, speed = apply(taken, factor), apply_speed(speed, factor)

@@ -23,6 +23,8 @@ class Tensor:
     role: Role
     linear: bool = False
     """The weight of a linear layer: what LoRA and quantization act on. Embeddings, norms and biases are not."""
+    at: tuple[int, ...] = ()
+    """Numbers of the layers that have it; () outside the layers."""
 
     @property
     def parameters(self) -> int:

@@ -16,6 +16,7 @@ from math import prod
 
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import ModelShape, Tensor
+from portal.planner.trained import largest_trained, lora_parameters, whole
 
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of a number."""
@@ -116,7 +117,7 @@ class Split:
 def weight_bytes(shape: ModelShape, quantization: str, width: int) -> Split:
     """The weights as they lie in memory."""
     return _split(
-        shape,
+        shape.tensors,
         lambda tensor: (
             tensor.count
             * (
@@ -129,51 +130,20 @@ def weight_bytes(shape: ModelShape, quantization: str, width: int) -> Split:
 
 
 @lru_cache(maxsize=256)
-def parameters(shape: ModelShape) -> Split:
-    """Every parameter once."""
-    return _split(shape, lambda tensor: tensor.parameters)
+def parameters(shape: ModelShape, layers: str = "") -> Split:
+    """Every parameter once, or those of the named layers."""
+    return _split(whole(shape, layers), lambda tensor: tensor.parameters)
 
 
-def _split(shape: ModelShape, size: Callable[[Tensor], int]) -> Split:
-    layers = sum(size(tensor) for tensor in shape.tensors if in_layer(tensor))
-    embedding = sum(size(tensor) for tensor in shape.tensors if tensor.role in ("embedding", "position"))
-    return Split(layers, embedding, sum(map(size, shape.tensors)) - layers - embedding)
+def _split(tensors: tuple[Tensor, ...], size: Callable[[Tensor], int]) -> Split:
+    layers = sum(size(tensor) for tensor in tensors if in_layer(tensor))
+    embedding = sum(size(tensor) for tensor in tensors if tensor.role in ("embedding", "position"))
+    return Split(layers, embedding, sum(map(size, tensors)) - layers - embedding)
 
 
 def in_layer(tensor: Tensor) -> bool:
     """Whether it belongs to a transformer layer."""
     return tensor.name.startswith("layers.")
-
-
-@lru_cache(maxsize=1024)
-def targeted(shape: ModelShape, targets: str) -> tuple[Tensor, ...]:
-    """The linear layers that get an adapter: all but the head for 'all-linear', else those named. PEFT 0.21 adapts a
-    mixture's experts too."""
-    linear = [tensor for tensor in shape.tensors if tensor.linear and tensor.role != "head"]
-    if targets == "all-linear":
-        return tuple(linear)
-    names = {name.strip() for name in targets.split(",")}
-    return tuple(tensor for tensor in linear if names & set(tensor.name.split(".")))
-
-
-@lru_cache(maxsize=1024)
-def lora_parameters(shape: ModelShape, rank: int, targets: str) -> int:
-    """rank × (in + out) for each targeted layer (arXiv:2106.09685, section 4.1). An expert's gate and up are one tensor
-    with one adapter of twice the rank, so the outputs count twice."""
-    total = 0
-    for tensor in targeted(shape, targets):
-        out, into = tensor.shape[-2:]
-        joined = tensor.role == "expert" and ("gate" in tensor.name or "up_proj" in tensor.name)
-        total += rank * (into + out * (2 if joined else 1)) * tensor.count
-    return total
-
-
-@lru_cache(maxsize=1024)
-def largest_trained(shape: ModelShape, rank: int, targets: str) -> int:
-    """Elements of the largest trained tensor: of the model where `rank` is 0, else of its adapters."""
-    if not rank:
-        return max(prod(tensor.shape) for tensor in shape.tensors)
-    return max((rank * max(tensor.shape[-2:]) for tensor in targeted(shape, targets)), default=0)
 
 
 def states(shape: ModelShape, workload: Workload, method: Method, place: Place, foreach: bool) -> States:
@@ -192,11 +162,11 @@ def states(shape: ModelShape, workload: Workload, method: Method, place: Place, 
     full = workload.goal == "full"
     rank = 0 if full else workload.lora_rank
     if full:
-        trainable = parameters(shape).at(place, depth, shape.tied)
+        trainable = parameters(shape, workload.layers).at(place, depth, shape.tied)
     else:
         trainable = -(-lora_parameters(shape, rank, workload.lora_targets) * place.layers // depth)
     trainable = -(-trainable // split)
-    largest = -(-largest_trained(shape, rank, workload.lora_targets) // split)
+    largest = -(-largest_trained(shape, rank, workload.lora_targets, workload.layers) // split)
     trained_width = width if full or stage else 2 if method.quantization != "none" else 4
     # fp16 needs an fp32 copy to train (GradScaler can't unscale fp16 gradients); Megatron's splits keep one too.
     master = stage > 0 or (full and width == 2 and (method.precision == "fp16" or split * method.pipeline > 1))

@@ -74,7 +74,7 @@ def step(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
     share = utilisation(device, peak, adapters=not full)
     bandwidth = device.bandwidth * BANDWIDTH_SHARE
 
-    flops = _flops(method, token, tokens, sequences, full) / split
+    flops = _flops(method, token, tokens, sequences) / split
     if workload.preference:
         flops += _reference_flops(token, tokens, sequences) / split
     arithmetic = flops / (peak * share)
@@ -96,7 +96,7 @@ def step(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
         Share(
             name="compute",
             seconds=compute,
-            words=f"{_factor(method, full)} × {number(token.linear)} parameters × {tokens * count:,} tokens, with "
+            words=f"{_factor(method, token):.3g} × {number(token.linear)} parameters × {tokens * count:,} tokens, with "
             f"attention{', the reference' if workload.preference else ''} and head {amount(flops * count)}FLOP a "
             f"device, at {amount(peak)}FLOP/s × {share:.2f}.",
         ),
@@ -128,17 +128,19 @@ def step(shape: ModelShape, workload: Workload, method: Method, wiring: Wiring, 
     return Step(tuple(shares), tokens * count * method.data)
 
 
-def _factor(method: Method, trained: bool) -> int:
-    """FLOPs of a parameter and token: 6 trained, 4 frozen, 2 more when computed again (Chen et al. 2016)."""
-    return (6 if trained else 4) + 2 * method.checkpointing
+def _factor(method: Method, token: Work) -> float:
+    """FLOPs of a parameter and token: 2 forward, 2 where a gradient passes, 2 where it is trained itself, and there
+    2 more when computed again (Chen et al. 2016)."""
+    return 2 + 2 * token.reach + 2 * token.tuned / token.linear + 2 * token.reach * method.checkpointing
 
 
-def _flops(method: Method, token: Work, tokens: int, sequences: int, full: bool) -> float:
+def _flops(method: Method, token: Work, tokens: int, sequences: int) -> float:
     """Of one micro batch on the whole model. Recomputing runs the layers again, not the head; FlashAttention's
     backward computes the scores again by itself."""
-    linear = token.linear * _factor(method, full) + token.adapters * _factor(method, trained=True)
-    passes = 3 + (0.5 if method.attention != "eager" else 0) + method.checkpointing
-    return tokens * (linear + token.head * (6 if full else 4)) + sequences * passes * token.attention_flops
+    linear = token.linear * _factor(method, token) + token.adapters * (6 + 2 * method.checkpointing)
+    head = token.head * (6 if token.tuned_head else 4)
+    back = 2 + (0.5 if method.attention != "eager" else 0) + method.checkpointing
+    return tokens * (linear + head) + sequences * (1 + back * token.reach) * token.attention_flops
 
 
 def _reference_flops(token: Work, tokens: int, sequences: int) -> float:

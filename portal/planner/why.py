@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from portal.planner.hardware import GIB
 from portal.planner.request import Method, Workload
 from portal.planner.search import Search, Way
+from portal.planner.trained import whole
 
-GOALS = {"infer": "Serve", "lora": "LoRA", "qlora": "QLoRA", "full": "Full fine-tune"}
+GOALS = {"infer": "Serve", "lora": "LoRA", "qlora": "QLoRA", "full": "Full fine-tune", "partial": "Partial"}
 HUGE_MODEL = 100e9
 """Parameters from which the guide asks for a fast interconnect."""
 QUANTIZED = {
@@ -24,7 +25,7 @@ QUANTIZED = {
 def title(way: Way, workload: Workload) -> str:
     """In a few words."""
     method = way.method
-    parts = [f"{GOALS[workload.goal]} {method.quantization if method.quantization != 'none' else method.precision}"]
+    parts = [f"{GOALS[workload.kind]} {method.quantization if method.quantization != 'none' else method.precision}"]
     if workload.goal != "infer":
         if method.zero_stage:
             parts.append(f"ZeRO {method.zero_stage}")
@@ -46,6 +47,12 @@ def reasons(way: Way, search: Search) -> tuple[str, ...]:
 
 def _reasons(way: Way, search: Search) -> Iterator[str]:
     method, goal = way.method, search.workload.goal
+    if search.workload.layers:
+        trained = sum(tensor.parameters for tensor in whole(search.shape, search.workload.layers))
+        yield (
+            f"Trains {trained:,} of {search.shape.parameters:,} parameters, those of {search.workload.layers}: "
+            "gradients and optimizer states are kept for these alone."
+        )
     if method.quantization != "none":
         saved = _saved(way, search, quantization="none")
         yield f"Uses {QUANTIZED[method.quantization]}: {saved} less on each device, at some loss of quality."

@@ -14,7 +14,8 @@ from math import prod
 
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import Attention, ModelShape, Tensor
-from portal.planner.states import WIDTH, lora_parameters, quantized_bytes
+from portal.planner.states import WIDTH, quantized_bytes
+from portal.planner.trained import lora_parameters, lowest, trains_head, whole
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,13 @@ class Work:
     head: int
     """Of the output head, a tied one too; 0 for a model without logits."""
     trained: int
-    """Parameters that are trained: all, or the adapters'; 0 when serving."""
+    """Parameters that are trained: all, some layers', or the adapters'; 0 when serving."""
+    tuned: int
+    """Of `linear` those that are trained themselves."""
+    tuned_head: bool
+    """Whether the output head is."""
+    reach: float
+    """Share of the layers that a gradient passes."""
     adapters: int
     attention_flops: float
     """Forward, over all layers, of one sequence read at once."""
@@ -64,7 +71,7 @@ def work(shape: ModelShape, workload: Workload, method: Method) -> Work:
     return _work(
         shape,
         workload.context,
-        workload.goal == "full",
+        workload.layers if workload.goal == "full" else None,
         rank,
         workload.lora_targets if rank else "",
         method.quantization,
@@ -77,7 +84,7 @@ def work(shape: ModelShape, workload: Workload, method: Method) -> Work:
 def _work(
     shape: ModelShape,
     context: int,
-    full: bool,
+    layers: str | None,
     lora_rank: int,
     lora_targets: str,
     quantization: str,
@@ -102,17 +109,22 @@ def _work(
     if head and shape.tied:
         dense, plain = dense + head * width, plain + head * width
     adapters = lora_parameters(shape, lora_rank, lora_targets) if lora_rank else 0
-    layers = [(layer.count, layer.attention) for layer in shape.layers]
+    kinds = [(layer.count, layer.attention) for layer in shape.layers]
+    trained = whole(shape, layers) if layers is not None else ()
+    tuned = sum(t.parameters * (chosen if t.role == "expert" else 1) for t in trained if t.linear and t.role != "head")
     return Work(
         linear=round(linear),
         head=head,
-        trained=shape.parameters if full else adapters,
+        trained=sum(tensor.parameters for tensor in trained) or adapters,
+        tuned=round(tuned),
+        tuned_head=bool(trained) and trains_head(shape, layers or ""),
+        reach=1 - lowest(shape, layers or "") / shape.depth,
         adapters=adapters,
-        attention_flops=sum(n * _square(each, context, shape.causal, skips_masked) for n, each in layers),
-        scores=sum(float(n) * each.heads * context * context for n, each in layers),
-        decode_flops=sum(n * _row(each, context) for n, each in layers),
+        attention_flops=sum(n * _square(each, context, shape.causal, skips_masked) for n, each in kinds),
+        scores=sum(float(n) * each.heads * context * context for n, each in kinds),
+        decode_flops=sum(n * _row(each, context) for n, each in kinds),
         kv_elements=shape.kv_elements(context),
-        kv_parts=1 if any(each.kv_rank is not None for _, each in layers) else shape.kv_heads,
+        kv_parts=1 if any(each.kv_rank is not None for _, each in kinds) else shape.kv_heads,
         dense_bytes=dense,
         expert_bytes=experts,
         chosen=chosen,

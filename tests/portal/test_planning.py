@@ -10,6 +10,7 @@ from portal.jobs import measurements, planning, services
 from portal.jobs.models import Attempt, Measurement
 from portal.jobs.scheduler import Placement
 from portal.planner import models as built_in
+from portal.planner.answer import PlanAnswer
 from portal.planner.request import PlanRequest
 from portal.telemetry.record import record
 from tests.portal.factories import GIB, make_attempt, make_dataset, make_job, make_model, make_node
@@ -466,3 +467,23 @@ def test_finished_runs_correct_the_next_plan(small: None) -> None:
     ratio = 2 * GIB / Measurement.objects.latest("at").predicted_bytes
     assert after.memory.expected == pytest.approx(before.memory.expected * ratio, rel=0.01)
     assert before.calibrated is None
+
+
+def test_a_partial_fine_tune_is_planned_with_the_named_layers_alone() -> None:
+    make_model("base", config=CONFIG)
+    make_dataset("rows")
+    make_node("here", ram_bytes=64 * GIB)
+
+    def planned(layers: str) -> PlanAnswer:
+        method = {"method": "partial", "trained_layers": layers} if layers else {"method": "full"}
+        return planning.judge(FinetuneSpec.model_validate({"model": "base", "dataset": "rows", **method}))
+
+    whole, part = planned("").plans[0], planned("layers.3.*").plans[0]
+    assert part.title.startswith("Partial fp32")
+    shape = planning.resolve_model("base")
+    count, everything = shape.layers[0].parameters, shape.parameters
+    assert part.why[0].startswith(f"Trains {count:,} of {everything:,} parameters, those of layers.3.*:")
+    held = {line.name: line.expected for line in part.memory.lines}
+    assert held["optimizer"] == 8 * count
+    assert part.memory.expected < whole.memory.expected
+    assert "None of the trained layers 'layers.9' is one of base" in planned("layers.9").words

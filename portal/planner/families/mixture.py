@@ -1,8 +1,8 @@
 """Mixtures of experts with plain attention: Mixtral, Qwen's MoE models, gpt-oss.
 
 Transformers 5 holds a layer's experts in two fused parameters; here each expert keeps its own linear layers, which are
-as many numbers. A router is not among the linear layers: neither LoRA nor quantization touches it. Defaults are those
-of Transformers 5.24's config classes.
+as many numbers. A router is not among the linear layers: quantization doesn't touch it, and LoRA only where PEFT
+converts a family's names. Defaults are those of Transformers 5.24's config classes.
 """
 
 from dataclasses import replace
@@ -139,7 +139,7 @@ def gpt_oss(fields: Fields) -> ModelShape:
         block = Block()
         attention = block.grouped_attention(sizes, window, bias)
         block.plain("self_attn.sinks", (sizes.heads,), "attention")
-        mlp = routed(block, sizes.hidden, sizes.intermediate, experts, chosen, bias=True)
+        mlp = routed(block, sizes.hidden, sizes.intermediate, experts, chosen, bias=True, router="router")
         return attention, mlp, _two_norms(block, sizes)
 
     return decoder(fields, sizes, *stacked(windows, layer))
@@ -163,11 +163,13 @@ def sparse_layers(fields: Fields, layers: int) -> list[bool]:
     return [some and layer not in dense and (layer + 1) % step == 0 for layer in range(layers)]
 
 
-def routed(block: Block, hidden: int, width: int, experts: int, chosen: int, bias: bool = False) -> Mlp:
+def routed(
+    block: Block, hidden: int, width: int, experts: int, chosen: int, bias: bool = False, router: str = "gate"
+) -> Mlp:
     """A router and its experts, each with gate, up and down projections."""
-    block.plain("mlp.gate.weight", (experts, hidden), "router")
+    block.plain(f"mlp.{router}.weight", (experts, hidden), "router")
     if bias:
-        block.plain("mlp.gate.bias", (experts,), "router")
+        block.plain(f"mlp.{router}.bias", (experts,), "router")
     block.gated("mlp.experts", hidden, width, "expert", bias, experts)
     return Mlp(width, gated=True, experts=experts, experts_per_token=chosen)
 

@@ -3,7 +3,6 @@
 Knows the parts every family is made of (attention with GQA, MLPs, norms), not which family has which.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
@@ -118,14 +117,18 @@ def stacked(kinds: Iterable[Kind], make: Callable[[Kind], Made]) -> tuple[tuple[
     """One layer made for each kind, and the tensors of all of them under 'layers.' with their counts added up."""
     layers: list[Layer] = []
     merged: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-    for kind, count in Counter(kinds).items():
+    places: dict[Kind, list[int]] = {}
+    for number, kind in enumerate(kinds):
+        places.setdefault(kind, []).append(number)
+    for kind, numbers in places.items():
         attention, mlp, block = make(kind)
-        layers.append(Layer(count, attention, mlp, sum(tensor.parameters for tensor in block.tensors)))
+        layers.append(Layer(len(numbers), attention, mlp, sum(tensor.parameters for tensor in block.tensors)))
         for tensor in block.tensors:
             name = f"layers.{tensor.name}"
             before = merged.get((name, tensor.shape))
-            total = tensor.count * count + (before.count if before else 0)
-            merged[name, tensor.shape] = replace(tensor, name=name, count=total)
+            total = tensor.count * len(numbers) + (before.count if before else 0)
+            at = tuple(sorted((*numbers, *(before.at if before else ()))))
+            merged[name, tensor.shape] = replace(tensor, name=name, count=total, at=at)
     return tuple(layers), list(merged.values())
 
 

@@ -3,7 +3,6 @@
 Knows nothing of data, optimizers or runs.
 """
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from peft import LoraConfig
 
 from workers.contract.finetune import FinetuneSpec
+from workers.contract.layers import is_pattern, listed, meets
 from workers.runtimes.base import invalid
 from workers.runtimes.finetune.zero import whole_parameters
 from workers.runtimes.team import rank
@@ -28,7 +28,7 @@ def choose_trained(spec: FinetuneSpec, model: Any) -> LoraConfig | None:
         _keep_layout(model)
         return lora_config(spec, model)
     if spec.method == "partial":
-        _freeze_all_but(model, _listed(spec.trained_layers))
+        _freeze_all_but(model, listed(spec.trained_layers))
     return None
 
 
@@ -47,7 +47,7 @@ def lora_config(spec: FinetuneSpec, model: Any) -> LoraConfig:
         linear = [
             name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
         ]
-        wanted = _listed(spec.lora.target_modules)
+        wanted = listed(spec.lora.target_modules)
         chosen = [_targets(each, linear, experts) for each in wanted]
         targets = sorted(set().union(*(layers for layers, _ in chosen)))
         trained = set().union(*(parameters for _, parameters in chosen))
@@ -98,8 +98,8 @@ def _is_shared(model: Any) -> bool:
 
 def _targets(wanted: str, linear: list[str], experts: list[str]) -> tuple[set[str], set[str]]:
     """(layers, experts' parameters): of a plain name as it is, once it is known; of a pattern those it meets."""
-    if any(sign in wanted for sign in "*?["):
-        layers, parameters = ({name for name in names if _meets(name, wanted)} for names in (linear, experts))
+    if is_pattern(wanted):
+        layers, parameters = ({name for name in names if meets(name, wanted)} for names in (linear, experts))
     else:
         layers = {wanted} & {name.split(".")[-1] for name in linear}
         parameters = {_short(name) for name in experts if wanted in name.split(".")[-2:]}
@@ -135,7 +135,7 @@ def _freeze_all_but(model: Any, patterns: list[str]) -> None:
     named = dict(model.named_parameters())
     trained: set[str] = set()
     for pattern in patterns:
-        found = {name for name in named if _meets(name, pattern)}
+        found = {name for name in named if meets(name, pattern)}
         if not found:
             names = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in named))
             some = ", ".join([*names[: NAMED // 2], "…", *names[-NAMED // 2 :]] if len(names) > NAMED else names)
@@ -143,12 +143,3 @@ def _freeze_all_but(model: Any, patterns: list[str]) -> None:
         trained |= found
     for name, parameter in named.items():
         parameter.requires_grad_(name in trained)
-
-
-def _meets(name: str, pattern: str) -> bool:
-    """Whether the pattern is the name, or a run of whole parts of it: 'layers.1' meets 'model.layers.1.mlp.up_proj'."""
-    return any(fnmatchcase(f".{name}.", around) for around in (f".{pattern}.", f"*.{pattern}.*"))
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
