@@ -14,7 +14,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from portal.accounts.services import audit
-from portal.jobs import bell, dispatch, load_tests, members, states
+from portal.jobs import bell, dispatch, load_tests, members, presence, states
 from portal.jobs.checks import look_up
 from portal.jobs.claims import allocate, allocate_all
 from portal.jobs.ending import fail_queued, finish
@@ -51,7 +51,7 @@ def submit(
     parsed = _settled(parse(spec))
     if idempotency_key and (first := Job.objects.filter(owner=user, idempotency_key=idempotency_key).first()):
         return _same(first, parsed, idempotency_key), False
-    look_up(parsed)
+    presence.check(look_up(parsed))
     _refuse_a_second(parsed)
     try:
         with transaction.atomic():

@@ -7,6 +7,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from portal.asgi import application
+from portal.catalog import store
 from portal.catalog.models import Adapter, ModelProfile
 from portal.cli import main
 from portal.jobs import services
@@ -95,6 +96,39 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(
     (error,) = refused.value.errors
     assert error.field == field
     assert words in error.message
+
+
+def test_what_is_made_of_files_that_are_gone_is_refused_by_page_rest_and_command(
+    user: User, tuned: Adapter, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from portal.accounts.services import create_token
+
+    gone = "the files of base are gone, there is nothing at store://models/base any more"
+    store.put("store://models/other/config.json", b"{}")
+    store.put(f"{tuned.uri}/adapter_config.json", b"{}")
+    tune = {"kind": "finetune", "model": "base", "dataset": "tickets"}
+    export = {"kind": "export", "model": "base", "adapter": "tuned", "format": "gguf"}
+    call = Caller(user)
+    client.force_login(user)
+    for spec in (tune, export):
+        error = refusal(call.post("/jobs", spec))
+        assert error["field"] == "model"
+        assert gone in error["message"]
+        answer = client.post(f"/jobs/new/?kind={spec['kind']}", spec)
+        assert answer.status_code == 422
+        assert gone.removeprefix("the ") in answer.content.decode()
+    monkeypatch.setenv("LIFTOFF_TOKEN", create_token(user, "terminal")[1])
+    with serving(application) as url:
+        monkeypatch.setenv("LIFTOFF_URL", url)
+        assert main(["export", str(tuned.job_number), "--format", "gguf"]) == 2
+    assert gone in capsys.readouterr().err
+    assert not Job.objects.exclude(pk=tuned.job_number).exists()
+
+    store.put("store://models/base/config.json", b"{}")
+    assert call.post("/jobs", export).status_code == 201
+    store.remove(tuned.uri)
+    error = refusal(call.post("/jobs", {**export, "result": "mine"}))
+    assert (error["field"], "the files of tuned are gone" in error["message"]) == ("adapter", True)
 
 
 @pytest.mark.parametrize(
