@@ -1,84 +1,23 @@
 """Settings of the portal, all from the environment, with defaults that need nothing but this checkout.
 
 The defaults are the embedded ones: SQLite and a Redis that Liftoff starts itself, both below LIFTOFF_HOME.
-Does not know who starts that Redis (portal.runner) nor how a worker is configured (workers.settings).
+Does not know who starts that Redis (portal.local) nor how a worker is configured (workers.settings).
 """
 
 import hashlib
-import json
 import os
 import secrets
 import sys
 import tempfile
-from dataclasses import fields
 from pathlib import Path
 
 import dj_database_url
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import ValidationError
 
-from portal.jobs.scheduler import Policy
-from portal.planner.rules import Rules
-from workers.contract.errors import from_pydantic
-from workers.contract.keeping import Limit, Unit, limit_from
+from portal import environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-
-
-def _flag(name: str, default: str = "0") -> bool:
-    return os.environ.get(name, default).lower() in {"1", "true", "yes", "on"}
-
-
-def _list(name: str, default: str = "") -> list[str]:
-    return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
-
-
-def _rules(name: str) -> Rules:
-    """The planner's rules of thumb, with those that the environment sets in one JSON object."""
-    known = ", ".join(Rules.model_fields)
-    try:
-        chosen = json.loads(os.environ.get(name) or "{}")
-        if not isinstance(chosen, dict) or chosen.keys() - Rules.model_fields:
-            raise ValueError("it is not an object with these names")
-        return Rules.model_validate(chosen)
-    except ValidationError as error:
-        raise ImproperlyConfigured(f"{name}: {' '.join(item.message for item in from_pydantic(error))}") from None
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{name}: {error}; write a JSON object with some of {known}.") from None
-
-
-def _keep(what: str, *, days: float, size: float, unit: Unit) -> Limit:
-    """How long, and how much of, something is kept."""
-    try:
-        return limit_from(os.environ, what, days=days, size=size, unit=unit)
-    except ValueError as error:
-        raise ImproperlyConfigured(str(error)) from None
-
-
-def _scheduling(name: str) -> Policy:
-    """How the queue is ordered and who may share a device, with what the environment sets in one JSON object."""
-    known = [field.name for field in fields(Policy)]
-    try:
-        chosen = json.loads(os.environ.get(name) or "{}")
-        if not isinstance(chosen, dict) or chosen.keys() - set(known):
-            raise ValueError("it is not an object with these names")
-        return Policy(**{**chosen, "packs": frozenset(chosen.get("packs", ()))})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ImproperlyConfigured(f"{name}: {error}; write a JSON object with some of {', '.join(known)}.") from None
-
-
-def _dollars(name: str) -> float | None:
-    """A price; None when it isn't set."""
-    text = os.environ.get(name, "").strip()
-    try:
-        price = float(text) if text else None
-    except ValueError:
-        price = -1.0
-    if price is not None and not 0 <= price < 1e6:
-        raise ImproperlyConfigured(f"{name}: {text!r} is no price; write US dollars an hour, such as 0.40.")
-    return price
-
 
 LIFTOFF_HOME = Path(os.environ.get("LIFTOFF_HOME", BASE_DIR / "var")).resolve()
 LIFTOFF_HOME.mkdir(parents=True, exist_ok=True)
@@ -109,33 +48,33 @@ def _embedded_redis_socket() -> Path:
 
 
 SECRET_KEY = _secret_key()
-DEBUG = _flag("LIFTOFF_DEBUG")
-ALLOWED_HOSTS = _list("LIFTOFF_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
-CSRF_TRUSTED_ORIGINS = _list("LIFTOFF_TRUSTED_ORIGINS")
+DEBUG = environment.flag("LIFTOFF_DEBUG")
+ALLOWED_HOSTS = environment.listed("LIFTOFF_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = environment.listed("LIFTOFF_TRUSTED_ORIGINS")
 
 EMBEDDED_REDIS_SOCKET = _embedded_redis_socket()
 REDIS_URL = os.environ.get("REDIS_URL") or f"unix://{EMBEDDED_REDIS_SOCKET}?db=0"
 REDIS_IS_EMBEDDED = not os.environ.get("REDIS_URL")
 
 LIFTOFF_STORE = os.environ.get("LIFTOFF_STORE", f"file://{LIFTOFF_HOME / 'store'}")
-LIFTOFF_ALLOWED_ROOTS = tuple(_list("LIFTOFF_ALLOWED_ROOTS"))
+LIFTOFF_ALLOWED_ROOTS = tuple(environment.listed("LIFTOFF_ALLOWED_ROOTS"))
 LIFTOFF_UPLOAD_LIMIT = int(os.environ.get("LIFTOFF_UPLOAD_LIMIT_MIB", "512")) * 2**20
 LIFTOFF_NODE_LOST_S = float(os.environ.get("LIFTOFF_NODE_LOST_S", "30"))
 LIFTOFF_START_TIMEOUT_S = float(os.environ.get("LIFTOFF_START_TIMEOUT_S", "120"))
 LIFTOFF_MIN_DISK_GIB = float(os.environ.get("LIFTOFF_MIN_DISK_GIB", "1"))
-LIFTOFF_RULES = _rules("LIFTOFF_RULES")
-LIFTOFF_SCHEDULING = _scheduling("LIFTOFF_SCHEDULING")
-LIFTOFF_PRICE_PER_HOUR = _dollars("LIFTOFF_PRICE_PER_HOUR")
+LIFTOFF_RULES = environment.rules("LIFTOFF_RULES")
+LIFTOFF_SCHEDULING = environment.scheduling("LIFTOFF_SCHEDULING")
+LIFTOFF_PRICE_PER_HOUR = environment.dollars("LIFTOFF_PRICE_PER_HOUR")
 LIFTOFF_TOKEN_REQUESTS_PER_MINUTE = int(os.environ.get("LIFTOFF_TOKEN_REQUESTS_PER_MINUTE", "6000"))
 LIFTOFF_TOKEN_CONCURRENT_REQUESTS = int(os.environ.get("LIFTOFF_TOKEN_CONCURRENT_REQUESTS", "256"))
 LIFTOFF_GATEWAY_REMEMBERS_S = float(os.environ.get("LIFTOFF_GATEWAY_REMEMBERS_S", "0.5"))
 LIFTOFF_WAKE_S = float(os.environ.get("LIFTOFF_WAKE_S", "300"))
 LIFTOFF_KEEP = {
-    "metrics": _keep("METRICS", days=365, size=100_000_000, unit="ROWS"),
-    "logs": _keep("LOGS", days=180, size=50_000_000, unit="ROWS"),
-    "events": _keep("EVENTS", days=730, size=20_000_000, unit="ROWS"),
-    "nodes": _keep("NODES", days=365, size=100_000, unit="ROWS"),
-    "results": _keep("RESULTS", days=365, size=1000, unit="GIB"),
+    "metrics": environment.keep("METRICS", days=365, size=100_000_000, unit="ROWS"),
+    "logs": environment.keep("LOGS", days=180, size=50_000_000, unit="ROWS"),
+    "events": environment.keep("EVENTS", days=730, size=20_000_000, unit="ROWS"),
+    "nodes": environment.keep("NODES", days=365, size=100_000, unit="ROWS"),
+    "results": environment.keep("RESULTS", days=365, size=1000, unit="GIB"),
 }
 """What of finished jobs, and of what happened to nodes, is kept, and how long."""
 
@@ -264,7 +203,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
-_HTTPS = _flag("LIFTOFF_HTTPS")
+_HTTPS = environment.flag("LIFTOFF_HTTPS")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _HTTPS else None
 
