@@ -80,7 +80,7 @@ document.addEventListener("click", ({ target }) => {
     if (!field) continue;
     if (field.type === "checkbox") field.checked = value !== "";
     else field.value = value;
-    field.closest("details")?.setAttribute("open", "");
+    for (let part = field.closest("details"); part; part = part.parentElement.closest("details")) part.open = true;
     field.classList.remove("plan-filled");
     void field.offsetWidth; // so that the highlight plays again
     field.classList.add("plan-filled");

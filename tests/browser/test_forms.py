@@ -41,10 +41,29 @@ def test_an_error_in_the_folded_part_is_seen(page: Page, allowed: list[str]) -> 
     page.goto("/jobs/new/?kind=finetune")
     page.locator("[name=dataset]").select_option("cases")
     page.get_by_text("Advanced", exact=True).click()
+    page.get_by_text("More settings", exact=True).click()
     page.locator("[name=beta2]").fill("1.5")
     page.locator("[name=beta2]").press("Enter")
     expect(page.locator("#error-beta2")).to_be_visible()
     expect(page.locator("#error-beta2")).to_contain_text("1.5")
+    expect(page.locator("[name=checkpoints__keep_last]")).to_be_hidden()
+
+
+def test_the_folded_part_goes_by_keyboard_and_says_what_differs(page: Page) -> None:
+    page.goto("/jobs/new/?kind=finetune")
+    advanced, group = (page.locator("summary").filter(has_text=text) for text in ("Advanced", "Checkpoints"))
+    expect(advanced).to_contain_text("optimizer, precision")
+    advanced.press("Enter")
+    expect(group).to_contain_text("Keep last, Keep the best")
+    group.press("Space")
+    page.locator("[name=checkpoints__keep_last]").fill("5")
+    page.locator("[name=checkpoints__keep_best]").press("Space")
+    for folded in (group, advanced):
+        expect(folded).to_contain_text("Keep last: 5 · Keep the best: on")
+        expect(folded).not_to_contain_text("Score each checkpoint")
+    page.locator("[name=checkpoints__keep_last]").fill("2")
+    page.locator("[name=checkpoints__keep_best]").press("Space")
+    expect(group).to_contain_text("Keep last, Keep the best")
 
 
 def test_bad_rows_of_a_dataset_are_named(page: Page, allowed: list[str]) -> None:
