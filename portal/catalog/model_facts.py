@@ -10,6 +10,7 @@ from math import isfinite, prod
 from typing import Any
 
 from portal.catalog import store
+from workers.contract.checkpoint import stored_as
 from workers.contract.errors import Refused
 
 MAX_CONFIG_BYTES = 5 * 2**20
@@ -61,6 +62,7 @@ def from_config(config: dict[str, Any]) -> Facts:
         return None
 
     heads = count("num_attention_heads", "n_head", "n_heads")
+    quantized = stored_as(config)
     names = inner.get("architectures") or config.get("architectures") or []
     return Facts(
         architecture=str(names[0] if names else inner.get("model_type", "")),
@@ -73,7 +75,7 @@ def from_config(config: dict[str, Any]) -> Facts:
         context_length=count("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length"),
         experts=count("num_local_experts", "num_experts", "n_routed_experts"),
         tied_embeddings=bool(inner.get("tie_word_embeddings", False)),
-        dtype=str(inner.get("dtype") or inner.get("torch_dtype") or ""),
+        dtype=quantized.brief if quantized else str(inner.get("dtype") or inner.get("torch_dtype") or ""),
         config=config,
     )
 

@@ -58,6 +58,7 @@ class ModelProfile(models.Model):
         help_text="It was trained on this.",
     )
     job_number = models.PositiveBigIntegerField(null=True, blank=True, db_index=True, help_text="The job that made it.")
+    measured = models.JSONField(null=True, blank=True, help_text="Of quantized weights: what their job measured.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

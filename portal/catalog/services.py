@@ -9,9 +9,11 @@ from portal.accounts.services import audit
 from portal.catalog import model_facts, store
 from portal.catalog.models import Adapter, Dataset, ModelProfile
 from portal.catalog.naming import check_name, taken
+from workers.contract.checkpoint import Stored
 from workers.contract.errors import Refused
 from workers.contract.hashing import folder_sha256
 from workers.contract.names import UnsafeURI
+from workers.contract.quantize import QuantizeReport
 
 SOURCES = ("safetensors", "gguf", "hub")
 
@@ -80,16 +82,22 @@ def register_model(
     disk_bytes: int,
     job_number: int,
     source: ModelProfile.Source = ModelProfile.Source.FOLDER,
+    quantized: Stored | None = None,
+    measured: QuantizeReport | None = None,
 ) -> ModelProfile:
     """Record a model a job made of `model`; the same job's again changes nothing but where it is.
 
-    It has its base's shape, so nothing is read from the store.
+    It has its base's shape, so nothing is read from the store. `quantized`: how its weights lie, if not as numbers,
+    and what was `measured` of them.
     """
     base = ModelProfile.objects.get(name=model)
     width = round(disk_bytes / base.parameters) if base.parameters else 0
     half = "float16" if source == ModelProfile.Source.GGUF or base.dtype == "float16" else "bfloat16"
     dtype = {4: "float32", 2: half}.get(width, "")
     known = {field: getattr(base, field) for field in model_facts.Facts.__dataclass_fields__}
+    config = {} if base.source == ModelProfile.Source.GGUF and source != base.source else base.config
+    if quantized is not None:
+        dtype, config = quantized.brief, {**config, "quantization_config": quantized.config}
     made, _ = ModelProfile.objects.update_or_create(
         name=name,
         defaults=known
@@ -98,12 +106,13 @@ def register_model(
             "uri": uri,
             "dtype": dtype,
             "licence": base.licence,
-            "config": {} if base.source == ModelProfile.Source.GGUF and source != base.source else base.config,
+            "config": config,
             "sha256": sha256,
             "disk_bytes": disk_bytes,
             "base_model": base,
             "trained_on": Dataset.objects.filter(name=dataset).first(),
             "job_number": job_number,
+            "measured": measured.model_dump(mode="json") if measured else None,
         },
     )
     return made

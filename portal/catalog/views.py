@@ -17,8 +17,10 @@ from portal.catalog import selectors, services
 from portal.catalog.charts import histogram
 from portal.catalog.forms import DatasetForm, ModelForm
 from portal.catalog.models import ModelProfile
+from workers.contract.checkpoint import stored_as
 from workers.contract.errors import Refused
 from workers.contract.names import SLUG
+from workers.contract.quantize import QuantizeReport
 
 PAGE_SIZE = 25
 
@@ -36,11 +38,14 @@ def model_list(request: SignedInRequest) -> HttpResponse:
 @require_safe
 @login_required
 def model_page(request: SignedInRequest, name: str) -> HttpResponse:
-    """What one model says of itself, and the adapters made on it."""
+    """What one model says of itself, and the adapters and models made of it."""
     model = _find(selectors.get_model, "model", name)
     context = {
         "model": model,
         "adapters": selectors.adapters().filter(base_model=model),
+        "stored": stored_as(model.config),
+        "quantized": QuantizeReport.model_validate(model.measured) if model.measured else None,
+        "made": selectors.models().filter(base_model=model),
         "may_approve": request.user.has_perm("catalog.change_modelprofile"),
     }
     return render(request, "catalog/model.html", context)

@@ -45,6 +45,30 @@ def export(portal: Portal, args: argparse.Namespace) -> int:
     return _submitted(portal, args, portal.call("POST", "/jobs", json=spec))
 
 
+def quantize(portal: Portal, args: argparse.Namespace) -> int:
+    """`liftoff quantize`."""
+    model, adapter = args.what, args.adapter
+    if args.what.isdecimal():
+        job = portal.get(f"/jobs/{args.what}")
+        if job["kind"] != "finetune" or not (job["adapter"] or job["made_model"]):
+            raise Problem(f"Job #{args.what} made no model to quantize; name a model, or a fine-tune that succeeded.")
+        model, adapter = (job["spec"]["model"], job["adapter"]) if job["adapter"] else (job["made_model"], None)
+    spec = {
+        "kind": "quantize",
+        "model": model,
+        "adapter": adapter,
+        "method": args.method,
+        "bits": args.bits,
+        "group_size": args.group_size,
+        "dataset": args.dataset,
+        "samples": args.samples,
+        "sequence_length": args.sequence_length,
+        "iterations": args.iterations,
+        "result": args.result,
+    }
+    return _submitted(portal, args, portal.call("POST", "/jobs", json=spec))
+
+
 def load_test(portal: Portal, args: argparse.Namespace) -> int:
     """`liftoff load-test`."""
     spec: dict[str, Any] = {

@@ -8,6 +8,8 @@ from typing import Any
 from workers.contract.load_report import RESULT as LOAD_TEST
 from workers.contract.load_report import LoadReport, Times
 from workers.contract.preflight import RESULT, Report
+from workers.contract.quantize import RESULT as QUANTIZED
+from workers.contract.quantize import QuantizeReport
 from workers.contract.sweep import RESULT as SWEEP
 from workers.contract.sweep import Sweep
 
@@ -103,6 +105,25 @@ def print_load_test(report: LoadReport) -> None:
     print(f"  highest rate that meets the target: {report.best_in_words}. {report.why}".rstrip())
 
 
+def print_quantized(report: QuantizeReport) -> None:
+    """What it made beside what it was made of."""
+
+    def figure(value: float | None) -> str:
+        return "–" if value is None else f"{value:.4g}"
+
+    before, after = report.before, report.after
+    rows = [
+        ["bytes", str(before.bytes), str(after.bytes)],
+        ["perplexity", figure(before.perplexity), figure(after.perplexity)],
+        ["tokens/s", figure(before.tokens_per_s), figure(after.tokens_per_s)],
+    ]
+    print(f"  {report.layers} layers quantized on {report.device} in {report.took_s:.4g} s")
+    print(f"  calibrated on {report.calibrated_on}; perplexity of {report.measured_on}")
+    print_table(["", "before", "after"], rows)
+    if report.unmeasured:
+        print(f"  {report.unmeasured}")
+
+
 def print_job(job: dict[str, Any]) -> None:
     """A job on a few lines."""
     print(f"Job #{job['id']} {job['name']}: {progress(job, bar=True)}")
@@ -117,6 +138,8 @@ def print_job(job: dict[str, Any]) -> None:
             print_sweep(Sweep.model_validate(values))
         elif name == LOAD_TEST:
             print_load_test(LoadReport.model_validate(values))
+        elif name == QUANTIZED:
+            print_quantized(QuantizeReport.model_validate(values))
         else:
             print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     if job["adapter"]:

@@ -9,9 +9,9 @@ from typing import TypeVar, cast
 from django.db.models import Model, QuerySet
 
 from portal.catalog.models import Adapter, Dataset, ModelProfile
-from portal.fleet.models import Node
+from portal.fleet.models import Accelerator, Node
 from portal.fleet.selectors import nodes
-from portal.jobs import load_tests, spreading
+from portal.jobs import load_tests, quantizing, spreading
 from portal.jobs.plan_names import answers
 from workers.contract.errors import FieldError, Refused, unknown_name
 from workers.contract.export import ExportSpec, gguf_refusal
@@ -20,6 +20,8 @@ from workers.contract.launch import LaunchSpec
 from workers.contract.load_test import LoadTestSpec
 from workers.contract.numerics import FP8_CAPABILITY, has_fp8
 from workers.contract.objectives import RowFormat, mismatch
+from workers.contract.quantize import QuantizeSpec
+from workers.contract.resources import Resources
 from workers.contract.spec import PreflightSpec, Spec
 
 Row = TypeVar("Row", bound=Model)
@@ -68,28 +70,34 @@ def look_up(spec: Spec, known: Known | None = None) -> Named:
         dataset = _dataset(spec, errors, known)
         _eight_bits(spec, "precision", "bf16 or auto", errors)
         errors.found += spreading.refusals(model, spec.parallel) if model else []
-    elif isinstance(spec, LaunchSpec | ExportSpec):
+    elif isinstance(spec, LaunchSpec | ExportSpec | QuantizeSpec):
         adapter = _adapter(spec, errors, known)
         if isinstance(spec, LaunchSpec):
             _eight_bits(spec, "quantization", "int8", errors)
-        elif model:
+        else:
+            _free_name(spec, errors)
+        if isinstance(spec, ExportSpec) and model:
             _written(spec, model, errors)
+        if isinstance(spec, QuantizeSpec):
+            dataset = _named_dataset(spec.dataset, errors, known) if spec.dataset else None
     elif isinstance(spec, LoadTestSpec):
         dataset = _named_dataset(spec.dataset, errors, known) if spec.dataset else None
         errors.found += load_tests.refusals(spec, dataset)
+    if model and not isinstance(spec, PreflightSpec | LoadTestSpec):
+        errors.found += quantizing.refusals(spec, model, dataset, _devices_for)
     if errors.found:
         raise Refused(errors.found)
     return Named(model, dataset, adapter)
 
 
 def _model(
-    spec: FinetuneSpec | LaunchSpec | PreflightSpec | ExportSpec, errors: _Errors, known: Known
+    spec: FinetuneSpec | LaunchSpec | PreflightSpec | ExportSpec | QuantizeSpec, errors: _Errors, known: Known
 ) -> ModelProfile | None:
     model = known.first(ModelProfile.objects.all(), spec.model or "")
     if model is None:
         errors.found.append(unknown_name("model", "model", spec.model or "", _names(ModelProfile)))
     elif (
-        not isinstance(spec, PreflightSpec | ExportSpec)
+        isinstance(spec, FinetuneSpec | LaunchSpec)
         and model.context_length
         and spec.context_length > model.context_length
     ):
@@ -125,21 +133,12 @@ def _eight_bits(spec: FinetuneSpec | LaunchSpec, name: str, other: str, errors: 
     """No device that the job may get lacks the 8-bit floats that the field `name` asks for; `other` would do."""
     if getattr(spec, name) != "fp8":
         return
-    asked = spec.resources
-    devices = [
-        (device, node)
-        for node in nodes()
-        if asked.node in (None, node.name) and asked.labels.items() <= node.labels.items()
-        for device in node.accelerators.all()
-        if device.present and answers(device, asked)
-    ]
+    devices = _devices_for(spec.resources)
     lacking = [(device, node) for device, node in devices if not has_fp8(device.kind, device.compute_capability)]
     if lacking:
         device, node = lacking[0]
         has = f"compute capability {device.compute_capability}" if device.kind == "cuda" else "no CUDA"
-        instead = (
-            "name a node or labels that leave newer ones only" if len(lacking) < len(devices) else f"use {other}"
-        )
+        instead = "name a node or labels that leave newer ones only" if len(lacking) < len(devices) else f"use {other}"
         errors.add(
             name,
             "fp8",
@@ -149,16 +148,30 @@ def _eight_bits(spec: FinetuneSpec | LaunchSpec, name: str, other: str, errors: 
 
 
 def _written(spec: ExportSpec, model: ModelProfile, errors: _Errors) -> None:
-    """Whether there is something to export, in a format that can hold it, under a name that is free."""
+    """Whether there is something to export, in a format that can hold it."""
     if not spec.adapter and model.source == spec.format:
         errors.add("format", spec.format, f"{model.name} is {spec.format} already; use the other, or name an adapter.")
     elif spec.format == "gguf" and model.config and (sentence := gguf_refusal(model.config)):
         errors.add("format", spec.format, sentence)
+
+
+def _free_name(spec: ExportSpec | QuantizeSpec, errors: _Errors) -> None:
     if spec.result and ModelProfile.objects.filter(name=spec.result).exists():
         errors.add("result", spec.result, f"there is already a model named {spec.result!r}; choose another name.")
 
 
-def _adapter(spec: LaunchSpec | ExportSpec, errors: _Errors, known: Known) -> Adapter | None:
+def _devices_for(asked: Resources) -> list[tuple[Accelerator, Node]]:
+    """Those that a job with these wishes may get, each with its node."""
+    return [
+        (device, node)
+        for node in nodes()
+        if asked.node in (None, node.name) and asked.labels.items() <= node.labels.items()
+        for device in node.accelerators.all()
+        if device.present and answers(device, asked)
+    ]
+
+
+def _adapter(spec: LaunchSpec | ExportSpec | QuantizeSpec, errors: _Errors, known: Known) -> Adapter | None:
     if not spec.adapter:
         return None
     adapter = known.first(Adapter.objects.select_related("base_model"), spec.adapter)

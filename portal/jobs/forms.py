@@ -40,6 +40,7 @@ FIRST: dict[str, tuple[str, ...]] = {
         "model", "adapter", "name", "quantization", "replicas", "context_length", "max_tokens", "temperature", "top_p",
     ),
     "export": ("model", "adapter", "format", "result", "name"),
+    "quantize": ("model", "adapter", "method", "bits", "group_size", "dataset", "result", "name"),
     "preflight": ("resources__node", "resources__devices", "model", "name"),
     "load_test": (
         "launch", "concurrency", "step_s", "max_tokens", "target__figure", "target__bound_ms", "dataset", "name",
@@ -48,6 +49,7 @@ FIRST: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 EMPTY: dict[str, dict[str, str]] = {
     "export": {"adapter": "none: the model as it is"},
+    "quantize": {"adapter": "none: the model as it is", "dataset": "none: a built-in text"},
     "preflight": {"resources__node": "choose one", "model": "none: the node alone"},
     "load_test": {"resources__node": "the launch's", "dataset": "none: the prompts below"},
 }
@@ -70,6 +72,7 @@ WORDS = {
     ),
     "launch": Words("New launch", "Launch a model", "precision, seed, preflight, where it runs", "Launch"),
     "export": Words("New export", "Export a model", "where it runs", "Start export"),
+    "quantize": Words("New quantization", "Quantize a model", "samples, iterations, where it runs", "Start quantizing"),
     "preflight": Words("New preflight", "Check a node", "which of its devices", "Start preflight"),
     "load_test": Words(
         "New load test", "Load test a launch", "requests instead of seconds, errors, timeout", "Start load test"
@@ -102,16 +105,6 @@ class Group:
     title: str
     fields: list[forms.BoundField] = field(default_factory=list)
 
-    @property
-    def words(self) -> str:
-        """What is in it, while it is folded."""
-        return ", ".join(str(each.label) for each in self.fields)
-
-    @property
-    def has_error(self) -> bool:
-        """Whether it must be open for its error to be seen."""
-        return any(each.errors for each in self.fields)
-
 
 def flat(spec: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(form field name, value) of every value of a spec: {'lora': {'rank': 8}} → ('lora__rank', 8)."""
@@ -137,8 +130,6 @@ class JobForm(forms.Form):
             self.fields[name] = _form_field(name, info, EMPTY.get(kind, {}))
             if get_origin(info.annotation) is Literal:
                 self._options[name] = {str(option): option for option in get_args(info.annotation)}
-            if name not in FIRST[kind]:
-                self.fields[name].widget.attrs["data-default"] = _default(self.fields[name].initial)
         self.initial = {name: shown(value) for name, value in flat(spec or {}) if name in self.fields}
 
     @property
@@ -170,6 +161,7 @@ class JobForm(forms.Form):
             "finetune": {"model": ModelProfile, "dataset": Dataset},
             "launch": {"model": ModelProfile},
             "export": {"model": ModelProfile},
+            "quantize": {"model": ModelProfile},
             "preflight": {"node": Node},
         }
         return [name for name, records in needed[self.kind].items() if not records._default_manager.exists()]
@@ -177,7 +169,7 @@ class JobForm(forms.Form):
     @property
     def advanced_has_error(self) -> bool:
         """Whether the folded part must be open for its error to be seen."""
-        return any(group.has_error for group in self.advanced)
+        return any(name not in FIRST[self.kind] for name in self.errors)
 
     def submit(self, user: User, cloned_from: Job | None = None) -> Job | None:
         """Submit the job; None when it was refused, with each sentence on its field."""
@@ -288,11 +280,6 @@ def shown(value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:.12g}" if abs(value) >= 1e-4 or value == 0 else f"{value:g}"
     return value
-
-
-def _default(initial: Any) -> str:
-    """A field's default as the page's script compares it."""
-    return str(initial).lower() if isinstance(initial, bool) else str("" if initial is None else initial)
 
 
 def _labels(text: str) -> Any:

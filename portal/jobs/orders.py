@@ -59,7 +59,7 @@ def _order(job: Job, part: Part, resumes: Mapping[int, ResumeInput], known: Know
     (node, devices), number = part, job.attempt_number + 1
     spec = JOB_SPEC.validate_python(job.spec)
     # A retry finds what its own earlier attempt made, which is no reason to refuse it.
-    makes = {"finetune": "adapter", "export": "result"}.get(spec.kind) if number > 1 else None
+    makes = {"finetune": "adapter", "export": "result", "quantize": "result"}.get(spec.kind) if number > 1 else None
     named = look_up(spec.model_copy(update={makes: None}) if makes else spec, known)
     target = load_tests.target(spec) if isinstance(spec, LoadTestSpec) else None
     token = secrets.token_hex(8)

@@ -15,6 +15,7 @@ from portal.jobs.plan_names import GIB, WHOLE_FLEET, resolve_hardware
 from portal.planner.answer import Plan
 from portal.planner.hardware import Fleet
 from portal.planner.request import Fixed, Number, PlanRequest, Quantized, Workload
+from workers.contract.checkpoint import stored_as
 from workers.contract.errors import from_pydantic
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
@@ -85,9 +86,10 @@ def unusable(plan: Plan, request: PlanRequest) -> str | None:
         return f"A launch runs on one device, and this plan takes {method.devices}; choose a plan with one."
     if plan.nodes > 1:
         return f"A job runs on one node, and this plan takes {plan.nodes}; choose a plan with one."
-    if method.quantization not in WORKABLE:
+    model = ModelProfile.objects.filter(name=request.model).first()
+    if method.quantization not in (*WORKABLE, _layout(model)):
         return f"A launch makes int8, nf4 and fp8 weights itself; {method.quantization} needs a quantized checkpoint."
-    if not ModelProfile.objects.filter(name=request.model).exists():
+    if model is None:
         return f"{request.model} is known by its shape only; add a model profile with its weights first."
     return _unspreadable(plan, request) if request.workload.goal != "infer" else None
 
@@ -134,6 +136,12 @@ def form_values(plan: Plan, request: PlanRequest) -> dict[str, str]:
         values["deepspeed__offload_optimizer"] = "cpu" if method.offload_optimizer else "none"
         values["deepspeed__offload_parameters"] = "cpu" if method.offload_parameters else "none"
     return {name: str(value) for name, value in values.items()}
+
+
+def _layout(model: ModelProfile | None) -> str:
+    """The layout of quantized weights; 'none' where they are numbers."""
+    stored = stored_as(model.config) if model else None
+    return stored.layout if stored else "none"
 
 
 def _zero_stage(spec: FinetuneSpec) -> Literal[0, 1, 2, 3]:

@@ -17,6 +17,8 @@ from portal.jobs.states import move, note
 from workers.contract.export import GGUF_FILE, ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.order import ResumeInput
+from workers.contract.quantize import QuantizeReport, QuantizeSpec
+from workers.contract.spec import JOB_SPEC
 
 
 def mark_started(job_id: int, number: int, resumed_from: int | None = None) -> bool:
@@ -40,8 +42,18 @@ def report(job_id: int, number: int, **shown: Any) -> None:
         job_changed(job_id)
 
 
-def artifact_stored(job_id: int, number: int, *, kind: str, uri: str, size: int, sha256: str | None) -> None:
-    """An artifact of the run reached the store; an adapter or a model joins the catalog with its lineage."""
+def artifact_stored(
+    job_id: int,
+    number: int,
+    *,
+    kind: str,
+    uri: str,
+    size: int,
+    sha256: str | None,
+    measured: QuantizeReport | None = None,
+) -> None:
+    """An artifact of the run reached the store; an adapter or a model joins the catalog with its lineage, and a
+    quantized model with what was `measured` of it."""
     job = Job.objects.get(pk=job_id)
     if job.attempt_number != number:
         return
@@ -54,14 +66,17 @@ def artifact_stored(job_id: int, number: int, *, kind: str, uri: str, size: int,
         else:
             register_model(model=spec.model, **stored)
     is_gguf = uri.endswith(f"/{GGUF_FILE}")
-    if job.kind == "export" and (kind == "model" or is_gguf):
-        export = ExportSpec.model_validate(job.spec)
-        adapter = Adapter.objects.select_related("dataset").filter(name=export.adapter or "").first()
+    if job.kind in ("export", "quantize") and (kind == "model" or is_gguf):
+        written = JOB_SPEC.validate_python(job.spec)
+        assert isinstance(written, ExportSpec | QuantizeSpec)
+        adapter = Adapter.objects.select_related("dataset").filter(name=written.adapter or "").first()
         register_model(
-            name=export.made(job_id),
-            model=export.model,
+            name=written.made(job_id),
+            model=written.model,
             dataset=adapter.dataset.name if adapter and adapter.dataset else "",
             source=ModelProfile.Source.GGUF if is_gguf else ModelProfile.Source.FOLDER,
+            quantized=written.stored if isinstance(written, QuantizeSpec) else None,
+            measured=measured,
             **stored,
         )
 

@@ -28,6 +28,7 @@ from workers.contract.export import ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.load_test import LoadTestSpec
+from workers.contract.quantize import QuantizeSpec
 from workers.contract.reasons import Reason
 from workers.contract.spec import JOB_SPEC, PreflightSpec, Spec
 
@@ -185,6 +186,8 @@ def _name(spec: Spec) -> str:
         return f"Preflight of {spec.resources.node}" + (f" for {spec.model}" if spec.model else "")
     if isinstance(spec, ExportSpec):
         return f"Export {spec.adapter or spec.model} as {spec.format}"
+    if isinstance(spec, QuantizeSpec):
+        return f"Quantize {spec.adapter or spec.model}: {spec.stored.words}"
     if isinstance(spec, LoadTestSpec):
         return f"Load test of launch #{spec.launch}"
     return f"Launch {spec.adapter or spec.model}"

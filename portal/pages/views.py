@@ -26,6 +26,8 @@ from workers.contract.load_report import RESULT as LOAD_TEST
 from workers.contract.load_report import LoadReport
 from workers.contract.names import UnsafeURI
 from workers.contract.preflight import RESULT, Report
+from workers.contract.quantize import RESULT as QUANTIZED
+from workers.contract.quantize import QuantizeReport
 from workers.contract.sweep import RESULT as SWEEP
 from workers.contract.sweep import Sweep
 
@@ -101,6 +103,7 @@ def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "preflight": _preflight(seen["results"]),
         "sweep": _sweep(seen["results"]),
         "load": _load(seen["results"]),
+        "quantized": _quantized(seen["results"]),
         "files": _files(seen),
         "settings": _settings(job.spec),
         "ds_config": _ds_config(job.spec),
@@ -154,6 +157,14 @@ def _load(results: dict[str, Any]) -> load_chart.Drawing | None:
     """A load test as it is drawn; None before its first step, or for what is none."""
     try:
         return load_chart.drawing(LoadReport.model_validate(results.get(LOAD_TEST)))
+    except ValidationError:
+        return None
+
+
+def _quantized(results: dict[str, Any]) -> QuantizeReport | None:
+    """What a quantize job measured; None before its result, or for one that is none."""
+    try:
+        return QuantizeReport.model_validate(results.get(QUANTIZED))
     except ValidationError:
         return None
 

@@ -34,6 +34,7 @@ def _reasons(shape: ModelShape, workload: Workload, method: Method, device: Devi
     yield from _workload(shape, workload)
     yield from (sentence for _, sentence in uneven(shape, method.tensor, method.pipeline))
     yield from _numbers(shape, method, device)
+    yield from _stored(shape, workload, method)
     yield from _quantized(workload, method, device)
     if workload.goal != "infer":
         yield from _sharded(method, device)
@@ -130,6 +131,16 @@ def _numbers(shape: ModelShape, method: Method, device: DeviceSpec) -> Iterator[
         yield "FlashAttention-2 computes in bf16 or fp16 only; use one of these, or sdpa."
     elif widest > FLASH_HEAD:
         yield f"FlashAttention-2 takes heads of up to {FLASH_HEAD}, {shape.name} has {widest}; use sdpa."
+
+
+def _stored(shape: ModelShape, workload: Workload, method: Method) -> Iterator[str]:
+    if shape.stored is None:
+        return
+    title = TITLES[shape.stored.layout]
+    if workload.goal != "infer":
+        yield f"{shape.name} has {title} weights, which are for serving; train the model that they were made of."
+    elif method.quantization != shape.stored.layout:
+        yield f"{shape.name} has {title} weights already; use the quantization none, or the model they were made of."
 
 
 def _quantized(workload: Workload, method: Method, device: DeviceSpec) -> Iterator[str]:

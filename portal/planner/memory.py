@@ -75,6 +75,8 @@ def estimate(
 
 def _weights(shape: ModelShape, method: Method, held: States, more: int = 0, twice: bool = False) -> Found:
     stored = f"{method.quantization} with its scales" if method.quantization != "none" else method.precision
+    if shape.stored and method.quantization == shape.stored.layout:
+        stored = shape.stored.words
     if more:
         stored += " in bf16, as this CPU's kernels want them"
     if twice:

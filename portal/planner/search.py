@@ -63,6 +63,11 @@ class Search:
     """Numbers of replicas that can't share the global batch."""
     considered: int = 0
 
+    def __post_init__(self) -> None:
+        """What a checkpoint has quantized is served as it lies."""
+        if self.shape.stored and self.workload.goal == "infer" and self.fixed.quantization in (None, "none"):
+            self.fixed = self.fixed.model_copy(update={"quantization": self.shape.stored.layout})
+
     def other(self, **changes: Any) -> "Search":
         """A search with other arguments that starts anew."""
         return replace(self, **changes, refused={}, uneven=set(), considered=0)

@@ -8,6 +8,8 @@ from functools import cached_property
 from math import prod
 from typing import Literal
 
+from workers.contract.checkpoint import Stored
+
 Role = Literal["embedding", "position", "attention", "mlp", "expert", "router", "norm", "head", "other"]
 
 
@@ -110,6 +112,8 @@ class ModelShape:
     norm: Literal["rms", "layer"] = "rms"
     logits: bool = True
     """Whether the forward pass ends in scores over the vocabulary."""
+    stored: Stored | None = None
+    """How its weights lie where they are quantized already."""
     assumed: str = ""
     """What had to be assumed about the config, in one sentence; empty when its family is known."""
 
@@ -119,7 +123,7 @@ class ModelShape:
     @cached_property
     def _hash(self) -> int:
         """Counted once: a shape is the key of many cached figures."""
-        return hash((self.name, self.family, self.hidden, self.layers, self.tensors))
+        return hash((self.name, self.family, self.hidden, self.layers, self.tensors, self.stored))
 
     @cached_property
     def depth(self) -> int:

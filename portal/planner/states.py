@@ -17,6 +17,7 @@ from math import prod
 from portal.planner.request import Method, Workload
 from portal.planner.shapes import ModelShape, Tensor
 from portal.planner.trained import largest_trained, lora_parameters, whole
+from workers.contract.checkpoint import Stored
 
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of a number."""
@@ -24,8 +25,8 @@ NF4_BLOCK, NF4_OUTER = 64, 256
 """Weights that share a scale, and scales that share a second one (bitsandbytes' defaults)."""
 NF4_TABLES = 4 * (16 + 256 + 1)
 """Bytes beside every nf4 tensor: the 16 values of a weight, the 256 of a scale, and an offset, in fp32."""
-GROUP = 128
-"""Weights that share a scale and a zero point in AWQ and GPTQ, as their authors publish models."""
+PUBLISHED = Stored("gptq", 4, 128)
+"""Bits, and weights that share a scale and a zero point, of AWQ and GPTQ as their authors publish models."""
 EIGHT_BIT_BLOCK, EIGHT_BIT_LEAST = 256, 4096
 """8-bit optimizers: values that share a scale; a tensor with fewer elements keeps 32-bit states."""
 
@@ -81,14 +82,23 @@ def is_quantized(tensor: Tensor, quantization: str) -> bool:
     return tensor.role != "expert" or quantization not in ("nf4", "int8")
 
 
-def quantized_bytes(tensor: Tensor, quantization: str, width: int) -> int:
-    """Bytes of one linear layer's weight with its scales; `width`: bytes of a number that isn't quantized."""
+def ungrouped(shape: ModelShape, size: int) -> Tensor | None:
+    """The first layer that would be quantized and whose inputs aren't groups of `size`."""
+    return next((each for each in shape.tensors if is_quantized(each, "gptq") and each.shape[-1] % size), None)
+
+
+def quantized_bytes(tensor: Tensor, quantization: str, width: int, stored: Stored | None = None) -> int:
+    """Bytes of one linear layer's weight with its scales; `width`: bytes of a number that isn't quantized; `stored`:
+    how a checkpoint has it."""
     elements = prod(tensor.shape)
     if quantization == "nf4":
         scales = -(-elements // NF4_BLOCK)
         return elements // 2 + scales + 4 * -(-scales // NF4_OUTER) + NF4_TABLES
     if quantization in ("awq", "gptq"):
-        return elements // 2 + -(-elements // GROUP) * (width + 1)
+        lies = stored or PUBLISHED
+        groups = -(-elements // lies.group)
+        places = 4 * tensor.shape[-1] if lies.layout == "gptq" else 0  # the group of each input
+        return -(-elements * lies.bits // 8) + groups * 2 + -(-groups * lies.bits // 8) + places
     if quantization == "int8":
         return elements + 4 * tensor.shape[0]
     if quantization == "fp8":
@@ -121,7 +131,7 @@ def weight_bytes(shape: ModelShape, quantization: str, width: int) -> Split:
         lambda tensor: (
             tensor.count
             * (
-                quantized_bytes(tensor, quantization, width)
+                quantized_bytes(tensor, quantization, width, shape.stored)
                 if is_quantized(tensor, quantization)
                 else prod(tensor.shape) * width
             )

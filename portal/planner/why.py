@@ -55,7 +55,9 @@ def _reasons(way: Way, search: Search) -> Iterator[str]:
         )
     if method.quantization != "none":
         saved = _saved(way, search, quantization="none")
-        yield f"Uses {QUANTIZED[method.quantization]}: {saved} less on each device, at some loss of quality."
+        lies = search.shape.stored
+        uses = f"Serves the checkpoint as it lies ({lies.words})" if lies else f"Uses {QUANTIZED[method.quantization]}"
+        yield f"{uses}: {saved} less on each device, at some loss of quality."
     if method.checkpointing:
         plain = _other(way, search, checkpointing=False)
         slower = way.speed.step_s / plain.speed.step_s - 1

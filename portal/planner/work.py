@@ -99,7 +99,7 @@ def _work(
             linear += tensor.parameters * (chosen if tensor.role == "expert" else 1)
         if tensor.role in ("embedding", "position"):
             continue
-        stored = tensor.count * _stored(tensor, quantization, width)
+        stored = tensor.count * _stored(shape, tensor, quantization, width)
         plain += tensor.parameters * width
         if tensor.role == "expert":
             experts += stored
@@ -155,8 +155,8 @@ def _chosen(shape: ModelShape) -> float:
     return min(1.0, max(layer.mlp.experts_per_token for layer in shape.layers) / experts) if experts else 1.0
 
 
-def _stored(tensor: Tensor, quantization: str, width: int) -> int:
+def _stored(shape: ModelShape, tensor: Tensor, quantization: str, width: int) -> int:
     """Bytes of one such tensor as it lies in memory."""
     if quantization != "none" and tensor.linear and tensor.role not in ("head", "router"):
-        return quantized_bytes(tensor, quantization, width)
+        return quantized_bytes(tensor, quantization, width, shape.stored)
     return prod(tensor.shape) * width

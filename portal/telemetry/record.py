@@ -11,6 +11,7 @@ from datetime import datetime
 
 from django.db import transaction
 from django.utils import timezone
+from pydantic import ValidationError
 
 from portal.fleet.services import record_preflight, record_sweep
 from portal.jobs import dispatch, measurements, members, services
@@ -33,6 +34,8 @@ from workers.contract.events import (
     Started,
 )
 from workers.contract.names import fence_of, rank_of
+from workers.contract.quantize import RESULT as QUANTIZED
+from workers.contract.quantize import QuantizeReport
 from workers.contract.reasons import Reason
 
 log = logging.getLogger(__name__)
@@ -207,9 +210,18 @@ def _apply(attempt: Attempt, event: object) -> None:
         case Result(name="measured", values=values) if attempt.nodes == 1:  # the planner counts one node's devices
             measurements.record(attempt, values)
         case Artifact(kind=kind, uri=uri, bytes=size, sha256=sha256):
-            services.artifact_stored(job, number, kind=kind, uri=uri, size=size, sha256=sha256)
+            measured = _quantized(attempt.job) if attempt.job.kind == "quantize" else None
+            services.artifact_stored(job, number, kind=kind, uri=uri, size=size, sha256=sha256, measured=measured)
         case _:
             pass
+
+
+def _quantized(job: Job) -> QuantizeReport | None:
+    """What a quantize job measured of what it made; None where it didn't tell."""
+    try:
+        return QuantizeReport.model_validate(results(job).get(QUANTIZED))
+    except ValidationError:
+        return None
 
 
 def _engine_of(launch: int) -> str:

@@ -19,6 +19,7 @@ from workers.contract.numerics import NumericsSettings
 from workers.contract.objectives import DpoSettings
 from workers.contract.order import Order
 from workers.contract.parallel import ParallelSettings
+from workers.contract.quantize import QuantizeSpec
 from workers.contract.resources import Resources, RetryPolicy
 from workers.contract.spec import JOB_SPEC, PreflightSpec
 
@@ -41,6 +42,7 @@ FORM_MODELS = [
     LaunchSpec,
     PreflightSpec,
     ExportSpec,
+    QuantizeSpec,
     LoadTestSpec,
     LoadTarget,
     NoDevices,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-KINDS = ("finetune", "launch", "preflight", "load_test", "export")
+KINDS = ("finetune", "launch", "preflight", "load_test", "export", "quantize")
 """Kinds of job, which pydantic puts before the path of a field."""
 
 

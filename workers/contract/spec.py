@@ -13,6 +13,7 @@ from workers.contract.export import ExportSpec
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.launch import LaunchSpec
 from workers.contract.load_test import LoadTestSpec
+from workers.contract.quantize import QuantizeSpec
 from workers.contract.resources import Resources, RetryPolicy, on_one_node
 
 
@@ -46,12 +47,13 @@ class PreflightSpec(Contract):
         return self
 
 
-Spec = FinetuneSpec | LaunchSpec | PreflightSpec | LoadTestSpec | ExportSpec
+Spec = FinetuneSpec | LaunchSpec | PreflightSpec | LoadTestSpec | ExportSpec | QuantizeSpec
 
 SPECS: dict[str, type[Spec]] = {
     "finetune": FinetuneSpec,
     "launch": LaunchSpec,
     "export": ExportSpec,
+    "quantize": QuantizeSpec,
     "preflight": PreflightSpec,
     "load_test": LoadTestSpec,
 }

@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.distributed import DistributedConfig
 
+from workers.contract.checkpoint import stored_as
 from workers.contract.launch import Quantization
 from workers.contract.numerics import TrainPrecision
 from workers.contract.order import AdapterInput, ModelInput
@@ -59,6 +60,7 @@ def load_model(
     """
     if source.format == "gguf":
         return _load_gguf(source, dtype, device_kind, quantization)
+    _refuse_awq(source)
     name, options = _where(source)
     spread = spread and device_kind == "cuda" and torch.cuda.device_count() > 1
     layout = quantized.options(quantization, dtype, place(device_kind)) | ({"device_map": "auto"} if spread else {})
@@ -168,6 +170,15 @@ def _refuse_pickles(folder: Path) -> None:
     if pickled:
         raise invalid(f"model.uri: {pickled[0]} is a pickle, which can run code; convert the model to safetensors.")
     raise missing(f"model.uri: {str(folder)!r} holds no .safetensors file.")
+
+
+def _refuse_awq(source: ModelInput) -> None:
+    stored = stored_as(load_config(source).to_dict())
+    if stored is not None and stored.layout == "awq":
+        raise invalid(
+            f"model: {source.name} has AWQ weights, which only vLLM loads, on a GPU (pip install '.[vllm]'); use one "
+            "quantized by gptq, or the one that it was made of."
+        )
 
 
 def _load_gguf(source: ModelInput, dtype: torch.dtype, device_kind: str, quantization: Quantization) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ RUNTIMES = {
     "finetune": "workers.runtimes.finetune.runtime:finetune",
     "launch": "workers.runtimes.serve.runtime:serve",
     "export": "workers.runtimes.export.runtime:export",
+    "quantize": "workers.runtimes.quantize.runtime:quantize",
     "preflight": "workers.runtimes.preflight.runtime:preflight",
     "load_test": "workers.runtimes.load_test.runtime:load_test",
 }

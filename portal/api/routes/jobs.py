@@ -51,7 +51,7 @@ def list_jobs(
         Literal["", "live", "queued", "dispatched", "running", "cancelling", "succeeded", "failed", "cancelled"],
         Query("", description="A status, or 'live' for all that are not over."),
     ],
-    kind: Annotated[Literal["", "finetune", "launch", "export", "preflight", "load_test"], Query("")],
+    kind: Annotated[Literal["", "finetune", "launch", "export", "quantize", "preflight", "load_test"], Query("")],
     search: Annotated[str, Query("", max_length=200, description="Part of the name or owner, or the number.")],
     limit: Limit,
     offset: Offset,

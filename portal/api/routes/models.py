@@ -14,6 +14,7 @@ from portal.api.problems import BODY_CODES, CODES, FIND_CODES, NotFound
 from portal.catalog import selectors, services
 from portal.catalog.models import ModelProfile
 from workers.contract.base import Contract, Slug
+from workers.contract.quantize import QuantizeReport
 
 router = Router(tags=["models"])
 
@@ -55,6 +56,7 @@ class ModelOut(Schema):
     remote_code_approved: bool
     base_model: str | None = Field(None, alias="base_model.name", description="The model it was made from, by a job.")
     job: int | None = Field(None, alias="job_number", description="The job that made it.")
+    quantized: QuantizeReport | None = Field(None, alias="measured", description="What its quantize job measured.")
     created_at: datetime
 
 

@@ -11,6 +11,7 @@ from portal.planner.families import bert, deepseek, gemma, gpt, llama, mixture, 
 from portal.planner.families.facts import config_from_facts
 from portal.planner.families.fields import Fields, shown
 from portal.planner.shapes import ModelShape
+from workers.contract.checkpoint import stored_as
 from workers.contract.errors import Refused
 
 __all__ = ["FAMILIES", "config_from_facts", "shape_from_config"]
@@ -94,7 +95,7 @@ def shape_from_config(config: dict[str, Any], name: str) -> ModelShape:
         raise Refused.at(
             "config", len(config), f"config: it has {len(config):,} fields; at most {MOST_FIELDS:,} are read."
         )
-    kind, assumed = _kind(config), ""
+    kind, assumed, stored = _kind(config), "", stored_as(config)
     text = config.get("text_config")
     if kind not in FAMILIES and isinstance(text, dict):
         assumed = f"Only the text part of {shown(kind)} is planned, without its images or sound."
@@ -112,7 +113,7 @@ def shape_from_config(config: dict[str, Any], name: str) -> ModelShape:
         raise Refused.at(
             "config", count, f"config: its sizes make {count} parameters; use at most {MOST_PARAMETERS:.0e}."
         )
-    return replace(shape, name=name, family=kind or like, assumed=assumed)
+    return replace(shape, name=name, family=kind or like, stored=stored, assumed=assumed)
 
 
 def _kind(config: dict[str, Any]) -> str:

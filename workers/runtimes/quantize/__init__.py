@@ -1,0 +1,1 @@
+"""Quantize jobs: models of the catalog written with weights of few bits."""
