@@ -105,6 +105,16 @@ class Group:
     title: str
     fields: list[forms.BoundField] = field(default_factory=list)
 
+    @property
+    def words(self) -> str:
+        """What is in it, while it is folded."""
+        return ", ".join(str(each.label) for each in self.fields)
+
+    @property
+    def has_error(self) -> bool:
+        """Whether it must be open for its error to be seen."""
+        return any(each.errors for each in self.fields)
+
 
 def flat(spec: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(form field name, value) of every value of a spec: {'lora': {'rank': 8}} → ('lora__rank', 8)."""
@@ -130,6 +140,8 @@ class JobForm(forms.Form):
             self.fields[name] = _form_field(name, info, EMPTY.get(kind, {}))
             if get_origin(info.annotation) is Literal:
                 self._options[name] = {str(option): option for option in get_args(info.annotation)}
+            if name not in FIRST[kind]:
+                self.fields[name].widget.attrs["data-default"] = _default(self.fields[name].initial)
         self.initial = {name: shown(value) for name, value in flat(spec or {}) if name in self.fields}
 
     @property
@@ -169,7 +181,7 @@ class JobForm(forms.Form):
     @property
     def advanced_has_error(self) -> bool:
         """Whether the folded part must be open for its error to be seen."""
-        return any(name not in FIRST[self.kind] for name in self.errors)
+        return any(group.has_error for group in self.advanced)
 
     def submit(self, user: User, cloned_from: Job | None = None) -> Job | None:
         """Submit the job; None when it was refused, with each sentence on its field."""
@@ -280,6 +292,11 @@ def shown(value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:.12g}" if abs(value) >= 1e-4 or value == 0 else f"{value:g}"
     return value
+
+
+def _default(initial: Any) -> str:
+    """A field's default as the page's script compares it."""
+    return str(initial).lower() if isinstance(initial, bool) else str("" if initial is None else initial)
 
 
 def _labels(text: str) -> Any:
