@@ -16,6 +16,7 @@ from workers.runtimes.quantized import held_bytes
 from workers.runtimes.serve.transformers import offload
 from workers.runtimes.serve.transformers.engine import TransformersEngine
 from workers.runtimes.serve.transformers.forward import Apart, Forward, Together, why_apart
+from workers.runtimes.serve.transformers.linear import quicken
 from workers.runtimes.serve.words import lacking
 
 SHARE = 0.8
@@ -30,6 +31,7 @@ def load(run: Run) -> TransformersEngine:
     model, tokenizer = load_model(run.model, dtype, run.device_kind, spec.quantization, offload=beyond)
     if run.adapter is not None:
         model = add_adapter(model, run.adapter).get_base_model()  # its layers hold the adapter
+    quicken(model)
     run.metric({"model_bytes": float(held_bytes(model))})
     context_length = min(spec.context_length, context_limit(model.config) or spec.context_length)
     forward, most = _forward(run, model, context_length, spec)
