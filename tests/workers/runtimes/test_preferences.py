@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from tests.workers.runtimes.conftest import Told, finetune_order, write_rows
 from tests.workers.runtimes.test_checkpoints import losses, resumed
 from tests.workers.runtimes.test_methods import made
+from tests.workers.runtimes.test_ranks import TWO, carried_out
 from workers.contract.reasons import Reason
 from workers.runtimes.base import Run, RunFailed
 from workers.runtimes.finetune.pairs import make_pair
@@ -65,6 +66,39 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit(tiny: Path, finetuned: Finetune
     assert losses(later) == {step: values for step, values in losses(told).items() if step > 3}
     one, other = made(whole), made(again)
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"method": "full", "learning_rate": 0.001, "deepspeed": {"zero_stage": 2}},
+    ],
+    ids=["adapters", "whole_zero_2"],
+)
+def test_two_processes_prefer_as_one_does(
+    tiny: Path, tmp_path: Path, finetuned: Finetuned, spec: dict[str, Any]
+) -> None:
+    """Adapters have the base for a reference, the whole model a second one, which DeepSpeed is given as well."""
+    rows = [
+        {"prompt": f"Where is parcel {number}?", "chosen": "It is on its way. " * (1 + number % 3), "rejected": "No."}
+        for number in range(8)
+    ]
+    path = str(write_rows(tmp_path / "pairs.jsonl", rows))
+    pairs = {"name": "pairs", "format": "preference", "sha256": "0", "train_uri": path, "test_uri": path}
+    order = preferring(tiny, pairs, micro_batch=2, eval_limit=4, resources={"devices": 2}, **spec)
+    child = carried_out({**order, "devices": TWO}, tmp_path / "two")
+    alone = {name: value for name, value in spec.items() if name != "deepspeed"}
+    _, one = finetuned(preferring(tiny, pairs, micro_batch=4, eval_limit=4, **alone), "one")
+
+    told = child.told()
+    assert told.metric("loss") == pytest.approx(one.metric("loss"), rel=1e-4)
+    assert told.metric("loss")[-1] < told.metric("loss")[0]  # else equal curves show nothing
+    for name in ("chosen", "rejected", "margins"):
+        assert told.metric(f"rewards/{name}") == pytest.approx(one.metric(f"rewards/{name}"), rel=1e-3, abs=1e-4)
+    for scored in ("test_before", "test_after"):
+        assert told.result(scored) == pytest.approx(one.result(scored), rel=1e-3, abs=1e-4)
+    assert told.phases() == one.phases()  # each thing is said once
 
 
 def test_streamed_pairs_train(tiny: Path, finetuned: Finetuned, pairs: dict[str, Any]) -> None:
