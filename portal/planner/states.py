@@ -97,8 +97,7 @@ def quantized_bytes(tensor: Tensor, quantization: str, width: int, stored: Store
     if quantization in ("awq", "gptq"):
         lies = stored or PUBLISHED
         groups = -(-elements // lies.group)
-        places = 4 * tensor.shape[-1] if lies.layout == "gptq" else 0  # the group of each input
-        return -(-elements * lies.bits // 8) + groups * 2 + -(-groups * lies.bits // 8) + places
+        return -(-elements * lies.bits // 8) + groups * 2 + -(-groups * lies.bits // 8)
     if quantization == "int8":
         return elements + 4 * tensor.shape[0]
     if quantization == "fp8":
