@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -42,6 +43,17 @@ def test_an_answer_comes_through_with_the_attempts_own_token(
     assert answer.json() == {"choices": [{"message": {"content": "Hi."}}]}
     assert model.authorization == f"Bearer {serve_token(attempt.job_id, attempt.number)}"
     assert (model.body["temperature"], model.body["model"]) == (0.1, "tuned")
+
+
+def test_an_answer_has_the_portals_headers_and_only_its_own_hosts_are_answered(
+    client: httpx.Client, attempt: Attempt, settings: Any
+) -> None:
+    answer = ask(client)
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert int(answer.headers["Content-Length"]) == len(answer.content)
+    settings.ALLOWED_HOSTS = ["127.0.0.1"]
+    assert ask(client).status_code == 200
+    assert client.get("/v1/models", headers={"Host": "elsewhere.example"}).status_code == 400
 
 
 def test_a_stream_comes_through_piece_by_piece(client: httpx.Client, attempt: Attempt, model: FakeModel) -> None:
