@@ -60,8 +60,11 @@ def resolve_model(name: str, config: dict[str, Any] | None = None) -> ModelShape
 def shape_of(profile: ModelProfile) -> ModelShape:
     """A profile's shape, by its own config, or by what its GGUF header says. Raises Refused at 'model'."""
     try:
-        by_header = profile.source == ModelProfile.Source.GGUF or not profile.config
-        config = families.config_from_facts(_facts(profile), profile.config) if by_header else profile.config
+        lies = {name: value for name, value in profile.config.items() if name == "quantization_config"}
+        by_header = profile.source == ModelProfile.Source.GGUF or profile.config == lies
+        config = profile.config
+        if by_header:
+            config = families.config_from_facts(_facts(profile), profile.config) | lies
         return families.shape_from_config(config, profile.name)
     except Refused as refused:
         why = " ".join(error.message.removeprefix("model: ") for error in refused.errors)

@@ -213,6 +213,17 @@ def test_the_planner_knows_what_a_checkpoint_takes(base: ModelProfile) -> None:
     assert weights["base", "torchao_int4"] < weights["small", "none"] < 1.1 * weights["base", "torchao_int4"]
 
 
+def test_a_checkpoint_of_what_was_a_gguf_file_is_planned_by_its_columns(user: User) -> None:
+    columns = {"heads": 9, "kv_heads": 3, "hidden_size": 576, "intermediate_size": 1536, "vocab_size": 512}
+    exported = make_model("exported", architecture="llama", config={}, **columns)
+    job, _ = services.submit(user, {"kind": "quantize", "model": "exported", "group_size": 64, "result": "small"})
+    make_attempt(job, node=make_node("n"))
+    services.artifact_stored(job.pk, 1, kind="model", uri="store://jobs/9/model", size=8, sha256="f")
+    assert ModelProfile.objects.get(name="small").base_model == exported
+    answer = planning.judge(LaunchSpec(model="small", context_length=512))
+    assert "in GPTQ, 4 bits in groups of 64" in answer.plans[0].memory.lines[0].words
+
+
 def test_pages_lead_to_the_form(user: User, base: ModelProfile, client: Client) -> None:
     client.force_login(user)
     job = make_job(user, spec={"model": "base", "dataset": make_dataset().name}, status="succeeded")
