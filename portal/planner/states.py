@@ -158,8 +158,9 @@ def in_layer(tensor: Tensor) -> bool:
 def states(shape: ModelShape, workload: Workload, method: Method, place: Place, foreach: bool) -> States:
     """What the goal keeps between steps, split and sharded as the method says.
 
-    `foreach`: PyTorch's AdamW works on all tensors at once, as it does on a GPU, and so needs room for the square
-    roots of all second moments; else for two copies of the largest tensor's.
+    `foreach`: DeepSpeed's AdamW works on all tensors at once, as it does on a GPU, and so needs room for the square
+    roots of all second moments; else for two copies of the largest tensor's. PyTorch's fused kernel, which a fine-tune
+    without DeepSpeed uses, needs none.
     """
     width = WIDTH[method.precision]
     depth, split, data, stage = shape.depth, method.tensor, method.data, method.zero_stage
@@ -183,7 +184,7 @@ def states(shape: ModelShape, workload: Workload, method: Method, place: Place, 
     optimizer = _optimizer_bytes(trainable, method.optimizer, 4 if master else trained_width) + master * 4 * trainable
     lora = 0 if full else trainable * trained_width
     shards = data if stage else 1
-    if method.optimizer != "adamw":
+    if method.optimizer != "adamw" or not (stage or method.pipeline > 1):
         scratch = 0
     elif foreach:
         scratch = trainable // shards * (4 if master else trained_width)
