@@ -39,8 +39,9 @@ TEXT = ROOT / "datasets" / "starter" / "test.jsonl"
 WINDOW = 512
 """Tokens that are read at a time; the first of them is not scored."""
 PLAIN = "fp32"
-NEEDS = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "torchao_int8": "torchao", "torchao_int4": "torchao"}
-"""Quantization of a launch → the package that does it."""
+NEEDS = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "torchao_int8": "torchao"}
+"""Quantization of a launch → the package that does it. torchao_int4 loads and answers, but on an AVX2 CPU its kernel is
+so slow that one short answer of this model isn't over within half a minute."""
 
 
 @dataclass(frozen=True)
