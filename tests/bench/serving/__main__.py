@@ -1,9 +1,9 @@
 """`make bench SECTION=serving`: sixteen streams at once against the same model asked in other ways, and the gateway.
 
 Ours, asked straight, beside one `generate` after another, one padded batch, `transformers serve` with its continuous
-batching, and llama.cpp's server where it is installed: tokens a second and the 99th percentile of the time to the end
-of an answer, in turn, in this one run; SmolLM2-135M in fp32, greedy, mixed lengths. Then the same streams through the
-gateway, and what it adds to a short answer of one token.
+batching, and llama.cpp's server, where it is installed, on the GGUF of 4 bits that the weights come from: tokens a
+second and the 99th percentile of the time to the end of an answer, in turn, in this one run; SmolLM2-135M in fp32,
+greedy, mixed lengths. Then the same streams through the gateway, and what it adds to a short answer of one token.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import psutil
 from tests.bench.machine import describe, percentile
 from tests.bench.serving.asks import Answered, Asked, all_at_once, conversations
 from tests.stack import Portal, free_port, poll, running_portal
+from workers.runtimes.convert import starter_gguf
 
 GOALS = {"over_sequential": 4.0, "over_static_batch": 1.15, "over_transformers_serve": 1.0}
 GATEWAY_THROUGHPUT, GATEWAY_MS = 0.95, 5.0
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
         straight, name, holder = _launched(stack, portal, model)
         asked = conversations(given.streams)
         plain = stack.enter_context(_plain(model, given.streams))
-        peer, peer_holder = stack.enter_context(_transformers_serve(model, home))
+        peer, peer_holder = stack.enter_context(_peer(_transformers_serve(model), home / "transformers.log"))
         ways: dict[str, Callable[[], Answered]] = {
             "ours": lambda: all_at_once(straight, name, asked, holder),
             "sequential": lambda: plain("sequential"),
@@ -56,6 +57,9 @@ def main(arguments: list[str]) -> int:
             "transformers_serve": lambda: all_at_once(peer, str(model), asked, peer_holder),
             "gateway": lambda: all_at_once(portal.client, name, asked, holder),
         }
+        if find_spec("llama_cpp") and find_spec("starlette_context"):
+            llama, llama_holder = stack.enter_context(_peer(_llama_cpp_server(starter_gguf()), home / "llama.log"))
+            ways["llama_cpp"] = lambda: all_at_once(llama, str(model), asked, llama_holder)
         took: dict[str, list[Answered]] = {way: [] for way in ways}
         for number in range(given.rounds):
             order = list(ways) if number % 2 == 0 else list(reversed(ways))
@@ -88,13 +92,12 @@ def _compared(took: dict[str, list[Answered]]) -> dict[str, Any]:
 
     gateway = [through / straight for through, straight in zip(rate["gateway"], rate["ours"], strict=True)]
     same = sum(mine == alone for mine, alone in zip(took["ours"][0].texts, took["sequential"][0].texts, strict=True))
-    llama = "llama-cpp-python is not installed" if find_spec("llama_cpp") is None else "its server was not measured"
+    llama = {"over_llama_cpp": None, "why_no_llama_cpp": "llama-cpp-python[server] is not installed"}
     return {
         **over("sequential"),
         **over("static_batch"),
         **over("transformers_serve"),
-        "over_llama_cpp": None,
-        "why_no_llama_cpp": llama,
+        **(over("llama_cpp") if "llama_cpp" in took else llama),
         "gateway_throughput_ratio": round(statistics.median(gateway), 3),
         "tokens_per_s": {way: round(statistics.median(values), 1) for way, values in rate.items()},
         "tokens_per_cpu_s": {
@@ -170,26 +173,38 @@ def _plain(model: Path, count: int) -> Iterator[Callable[[str], Answered]]:
         process.wait()
 
 
-@contextmanager
-def _transformers_serve(model: Path, home: Path) -> Iterator[tuple[httpx.Client, int]]:
-    port = free_port()
-    command = [
+def _transformers_serve(model: Path) -> list[str]:
+    return [
         str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--continuous-batching",
-        "--device", "cpu", "--dtype", "float32", "--port", str(port),
+        "--device", "cpu", "--dtype", "float32",
     ]  # fmt: skip
-    with (home / "peer.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def _llama_cpp_server(gguf: Path) -> list[str]:
+    """It answers one request after the other; a new one would otherwise end the one under way."""
+    return [
+        sys.executable, "-m", "llama_cpp.server", "--model", str(gguf), "--n_ctx", "2048",
+        "--interrupt_requests", "False",
+    ]  # fmt: skip
+
+
+@contextmanager
+def _peer(command: list[str], log: Path) -> Iterator[tuple[httpx.Client, int]]:
+    """A server at a port of its own, once it answers, and the process that holds the model."""
+    port = free_port()
+    with log.open("wb") as said:
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=said, stderr=said)
     try:
         with httpx.Client(base_url=f"http://localhost:{port}", timeout=600) as client:
-            poll(lambda: _answers(client, process, home), "transformers serve", 180)
+            poll(lambda: _answers(client, process, log), command[0], 180)
             yield client, process.pid
     finally:
         process.kill()
         process.wait()
 
 
-def _answers(client: httpx.Client, process: "subprocess.Popen[bytes]", home: Path) -> bool:
-    assert process.poll() is None, (home / "peer.log").read_text()[-2000:]
+def _answers(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    assert process.poll() is None, log.read_text()[-2000:]
     try:
         return client.get("/v1/models").status_code == 200
     except httpx.HTTPError:
