@@ -28,8 +28,8 @@ class LaunchSpec(Contract):
     quantization: Quantization = Field(
         "none",
         title="Quantization",
-        description="Done while loading. int8, nf4: 8- and 4-bit weights (bitsandbytes); torchao_int8, torchao_int4: by "
-        "torchao; fp8: by vLLM, on a GPU.",
+        description="Done while loading. int8, nf4: 8- and 4-bit weights (bitsandbytes); torchao_int8, torchao_int4: "
+        "by torchao; fp8: by vLLM, on a GPU.",
     )
     precision: Precision = Field("auto", title="Precision", description="auto: bf16 on GPUs that have it, else fp32.")
     context_length: int = Field(
