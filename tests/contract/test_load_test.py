@@ -26,7 +26,7 @@ def test_the_ramp_doubles_up_to_the_most(most: int, ramp: tuple[int, ...]) -> No
 def test_what_can_not_be_used_is_refused_by_name() -> None:
     assert refused(target={"bound_ms": 0}) == (
         "target.bound_ms",
-        "target.bound_ms: 0 is out of range; it must be more than 0.0.",
+        "target.bound_ms: 0 is out of range; it must be more than 0.",
     )
     assert refused(launch=None) == ("launch", "launch: null is not a whole number.")
     assert refused(launch="x")[0] == "launch"

@@ -71,7 +71,8 @@ def _field_error(
         "less_than_equal": "at most {le}",
     }
     if kind in bounds:
-        rule = f"{shown} is out of range; it must be {bounds[kind].format(**context)}."
+        limits = {name: f"{limit:.15g}" if isinstance(limit, float) else limit for name, limit in context.items()}
+        rule = f"{shown} is out of range; it must be {bounds[kind].format(**limits)}."
     elif kind == "missing":
         rule = "this field is required."
     elif kind in ("literal_error", "enum"):
