@@ -41,7 +41,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Everything the template draws. `bound`: where the target's line is. `few`: a P99 that is the slowest answer."""
+    """Everything the template draws. `bound`: where the target's line is. `few`: a P99 that is the slowest answer.
+
+    `cut`: a dot is of a step that was cut short.
+    """
 
     report: LoadReport
     figure: str
@@ -52,6 +55,7 @@ class Drawing:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     few: bool
+    cut: bool
 
 
 def drawing(report: LoadReport) -> Drawing:
@@ -86,6 +90,7 @@ def drawing(report: LoadReport) -> Drawing:
         x_ticks=[Tick(x(every * count), f"{every * count:.4g}") for count in range(floor(right / every + 1e-9) + 1)],
         y_ticks=[Tick(y(seconds), duration(seconds)) for seconds in _seconds(low, high)],
         few=any(step.answers < 100 for step in report.steps),
+        cut=any(dot.state == "cut" for dot in dots),
     )
 
 

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.timeout(600)
 
 WIDTH = 390
 PAGES = (
-    "/", "/jobs/", "/jobs/new/?kind=finetune", "/jobs/new/?kind=launch", "/models/", "/models/tiny/", "/models/new/",
+    "/", "/jobs/", "/jobs/new/?kind=finetune", "/jobs/new/?kind=launch", "/jobs/new/?kind=export",
+    "/jobs/new/?kind=quantize", "/jobs/new/?kind=load_test", "/models/", "/models/tiny/", "/models/new/",
     "/datasets/", "/datasets/cases/", "/datasets/new/", "/nodes/", "/nodes/test-node/", "/tokens/", "/adapters/",
     "/plan/", "/plan/?model=llama-3-70b&hardware=2x8-a100-80-25gbe", "/plan/?model=gpt-3-175b&hardware=t4&goal=infer",
     "/calibration/",

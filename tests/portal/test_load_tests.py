@@ -242,13 +242,14 @@ def test_the_form_is_reached_from_the_page_of_a_launch_that_answers(client: Clie
     }
     shown = client.post("/jobs/new/?kind=load_test", sent)
     assert shown.status_code == 422
-    assert "is out of range; it must be more than 0.0." in text(shown)
+    assert "is out of range; it must be more than 0." in text(shown)
     answer = client.post("/jobs/new/?kind=load_test", {**sent, "target__bound_ms": "250"})
     job = Job.objects.get(kind="load_test")
     assert answer["Location"] == f"/jobs/{job.pk}/"
     assert job.owner == user
     assert (job.spec["prompts"].splitlines(), job.spec["target"]["figure"]) == (["One", "", "Two"], "ttft")
     assert "They come with the first step" in text(client.get(f"/jobs/{job.pk}/"))
+    assert '<option value="load_test" selected>load test</option>' in text(client.get("/jobs/?kind=load_test"))
 
 
 def test_its_page_draws_the_steps_against_the_target(client: Client) -> None:
@@ -265,7 +266,8 @@ def test_its_page_draws_the_steps_against_the_target(client: Client) -> None:
         assert "4 at a time: 16 requests/s, P99 900 ms" in page
         assert "8 requests/s" in page  # the highest rate
         assert "P99 of the end-to-end latency below 500 ms" in page
-        assert "At 4 at a time it was too slow." in page
+        assert "It ended because the target was missed. At 4 at a time it was too slow." in page
+        assert "cut short" not in page
         assert "2 timeout, 1 full" in page
         assert "Of fewer than 100 answers the P99 is the slowest one." in page
         assert "straight to the engine, past the portal's gateway" in page
@@ -279,6 +281,7 @@ def test_nothing_met_no_answer_and_a_step_cut_short_are_drawn_as_well(client: Cl
     assert page.count("<circle") == 1
     assert "it was stopped" in page
     assert 'data-status="cut"' in page
+    assert "cut short" in page
     assert "none</dd>" in page
 
 

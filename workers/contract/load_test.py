@@ -27,7 +27,9 @@ class LoadTarget(Contract):
         title="Target figure",
         description="Whose P99 is bounded. e2e: a whole answer; ttft: to its first token; tpot: each token after it.",
     )
-    bound_ms: float = Field(500, gt=0, le=3_600_000, title="Target bound", description="The P99 stays below it; ms.")
+    bound_ms: float = Field(
+        500, gt=0, le=3_600_000, title="Target bound", description="Milliseconds; the P99 must stay below it."
+    )
     most_errors_percent: float = Field(
         1, ge=0, le=100, title="Most errors", description="Percent of a step's requests; with more the ramp stops."
     )
@@ -47,7 +49,7 @@ class LoadTestSpec(Contract):
     name: str = Field(
         "", max_length=120, title="Job name", description="Shown in lists; made from the launch when empty."
     )
-    launch: int = Field(ge=1, le=2**63 - 1, title="Launch", description="Number of the launch; it must be running.")
+    launch: int = Field(ge=1, le=2**63 - 1, title="Launch", description="Number of a running launch.")
     concurrency: int = Field(
         8,
         ge=1,
@@ -56,14 +58,14 @@ class LoadTestSpec(Contract):
         description="Requests at a time of the last step; the ramp doubles up to it: 1, 2, 4 …",
     )
     step_s: float = Field(
-        10, ge=1, le=3600, title="Seconds a step", description="So long each step sends; what is under way then ends."
+        10, ge=1, le=3600, title="Seconds a step", description="How long each step sends; it ends with its last answer."
     )
     step_requests: int = Field(
         0,
         ge=0,
         le=1_000_000,
         title="Requests a step",
-        description="So many, at least one for each at a time; 0: by seconds.",
+        description="Instead of seconds; at least one for each at a time. 0: by seconds.",
     )
     max_tokens: int = Field(
         64, ge=1, le=1_000_000, title="Max tokens", description="Of each answer; one may end before."

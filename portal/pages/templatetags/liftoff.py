@@ -82,6 +82,12 @@ def pretty(value: Any) -> str:
 
 
 @register.filter
+def words(name: str) -> str:
+    """A name of the contract as it is read: load_test → load test."""
+    return name.replace("_", " ")
+
+
+@register.filter
 def get(mapping: dict[str, Any], key: str) -> Any:
     """mapping[key], or None."""
     return mapping.get(key) if mapping else None
