@@ -73,6 +73,8 @@ def load_model(
         raise _unreadable(source, error) from error
     if not layout:
         model.to(place(device_kind))
+        if device_kind == "cpu" and model.dtype != dtype:
+            model.to(dtype)  # AutoRound's loader made it fp16, in which a CPU takes seven times as long
     return model.eval(), load_tokenizer(source)
 
 

@@ -76,6 +76,7 @@ def test_a_gptq_checkpoint_loads_answers_and_is_measured(tiny: Path, quantize: Q
     assert stored_as(config_of(folder)) == stored
     assert stored.config.items() <= config_of(folder)["quantization_config"].items()  # what the portal registers
     model, tokenizer = load_model(ModelInput(name="small", uri=str(folder)), torch.float32, "cpu")
+    assert model.dtype == torch.float32, "a CPU takes many times as long in fp16"
     ids = tokenizer("Where is my parcel?", return_tensors="pt")
     assert model.generate(**ids, max_new_tokens=4, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 4
     assert tokenizer.chat_template

@@ -107,8 +107,7 @@ def decide(spec: FinetuneSpec, device: Facts) -> Numerics:
     return Numerics(
         precision=_precision(spec, device),
         attention=None if wanted.attention == "auto" else wanted.attention,
-        fused_optimizer=wanted.fused_optimizer == "on"
-        or (wanted.fused_optimizer == "auto" and spec.deepspeed is None),
+        fused_optimizer=wanted.fused_optimizer == "on" or (wanted.fused_optimizer == "auto" and spec.deepspeed is None),
         liger=wanted.liger == "on" or (wanted.liger == "auto" and gpu and "liger_kernel" in device.packages),
         tf32=wanted.tf32,
         compile=wanted.compile,
