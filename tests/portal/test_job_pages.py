@@ -266,3 +266,9 @@ def test_rest_tells_of_every_attempt() -> None:
     first, second = snapshot(job)["attempts"]
     assert (first["node"], first["reason"], first["resumed_from"]) == ("n1", "node_lost", None)
     assert (second["number"], second["reason"], second["resumed_from"]) == (2, None, 40)
+
+
+@pytest.mark.parametrize(("status", "said"), [("queued", "; chat with it once it is ready."), ("cancelled", ".</div>")])
+def test_a_launch_that_ended_is_not_said_to_become_ready(client: Client, status: str, said: str) -> None:
+    job = make.make_job(kind="launch", status=status)
+    assert f"A launch has no results{said}" in text(client.get(f"/jobs/{job.pk}/"))

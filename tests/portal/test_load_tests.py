@@ -225,7 +225,8 @@ def text(answer: Any) -> str:
 
 
 def test_the_form_is_reached_from_the_page_of_a_launch_that_answers(client: Client, user: User) -> None:
-    assert "There is no running launch yet" in text(client.get("/jobs/new/?kind=load_test"))
+    form = text(client.get("/jobs/new/?kind=load_test"))
+    assert 'There is no running launch yet; <a href="/jobs/new/?kind=launch">start one</a>' in form
     launch = running_launch()
     link = f"/jobs/new/?kind=load_test&amp;launch={launch.job_id}"
     assert link in text(client.get(f"/jobs/{launch.job_id}/"))
