@@ -19,9 +19,14 @@ class OneDnnLinear(nn.Linear):  # type: ignore[misc]  # the library is untyped
 
 
 def quicken(model: Any) -> None:
-    """Every plain linear layer whose weights are in fp32 in this machine's memory."""
+    """Every plain linear layer whose weights are plain numbers in fp32 in this machine's memory."""
     if not torch.backends.mkldnn.is_available():
         return
     for module in model.modules():
-        if type(module) is nn.Linear and module.weight.dtype == torch.float32 and module.weight.device.type == "cpu":
+        if type(module) is nn.Linear and _is_plain(module.weight.data):
             module.__class__ = OneDnnLinear
+
+
+def _is_plain(weight: torch.Tensor) -> bool:
+    """Quantized weights are of a type of their own, and say that they are in fp32."""
+    return type(weight) is torch.Tensor and weight.dtype == torch.float32 and weight.device.type == "cpu"
