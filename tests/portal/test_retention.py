@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django.fixtures import Settings
 
-from portal import settings as portal_settings
+from portal import environment
 from portal.accounts.models import AuditEntry
 from portal.catalog import store
 from portal.catalog.models import Adapter
@@ -302,7 +302,7 @@ class TestSayingSo:
     def test_a_limit_that_is_none_is_refused_when_the_portal_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LIFTOFF_KEEP_LOGS_ROWS", "many")
         with pytest.raises(ImproperlyConfigured, match=r"^LIFTOFF_KEEP_LOGS_ROWS: 'many' is no limit; .*\.$"):
-            portal_settings._keep("LOGS", days=1, size=1, unit="ROWS")
+            environment.keep("LOGS", days=1, size=1, unit="ROWS")
 
 
 class TestNodeEvents:

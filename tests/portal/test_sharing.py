@@ -11,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from portal import settings as portal_settings
+from portal import environment
 from portal.fleet.models import Accelerator
 from portal.jobs import loop, services
 from portal.jobs.holdings import holdings
@@ -212,7 +212,7 @@ class TestSettings:
     @staticmethod
     def read(monkeypatch: pytest.MonkeyPatch, text: str) -> Policy:
         monkeypatch.setenv("LIFTOFF_SCHEDULING", text)
-        return portal_settings._scheduling("LIFTOFF_SCHEDULING")
+        return environment.scheduling("LIFTOFF_SCHEDULING")
 
     def test_a_policy_names_the_kinds_that_share(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert self.read(monkeypatch, "{}").packs == frozenset()

@@ -56,7 +56,7 @@ def test_it_learns_and_leaves_an_adapter_with_a_manifest(tiny: Path, finetuned: 
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["ds_config"] is None
     numerics = told.result("numerics")
-    assert numerics["words"] == "fp32, sdpa attention"
+    assert numerics["words"] == "fp32, sdpa attention, fused AdamW"
     assert manifest["results"] == {
         "test_before": before, "test_after": after, "training": training, "numerics": numerics,
     }  # fmt: skip
