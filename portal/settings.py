@@ -124,7 +124,6 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "portal.serving.straight.straight",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
