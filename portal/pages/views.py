@@ -7,7 +7,6 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
-from pydantic import ValidationError
 
 from portal.accounts.requests import SignedInRequest
 from portal.catalog import selectors as catalog
@@ -103,7 +102,7 @@ def job_page(request: SignedInRequest, pk: int) -> HttpResponse:
         "preflight": _preflight(seen["results"]),
         "sweep": _sweep(seen["results"]),
         "load": _load(seen["results"]),
-        "quantized": _quantized(seen["results"]),
+        "quantized": QuantizeReport.told(seen["results"].get(QUANTIZED)),
         "files": _files(seen),
         "settings": _settings(job.spec),
         "ds_config": _ds_config(job.spec),
@@ -136,9 +135,8 @@ def _sample(results: dict[str, Any]) -> dict[str, Any] | None:
 
 def _preflight(results: dict[str, Any]) -> dict[str, Any] | None:
     """Lines, worst state and their count in words; None before a preflight's report, or for one that is none."""
-    try:
-        report = Report.model_validate(results.get(RESULT))
-    except ValidationError:
+    report = Report.told(results.get(RESULT))
+    if report is None:
         return None
     states = [line.state for line in report.lines]
     counted = [f"{states.count(state)} {state}" for state in ("fail", "warn", "ok") if state in states]
@@ -147,26 +145,14 @@ def _preflight(results: dict[str, Any]) -> dict[str, Any] | None:
 
 def _sweep(results: dict[str, Any]) -> Drawing | None:
     """An all-reduce sweep as it is drawn; None before its result, or for one that is none."""
-    try:
-        return drawing(Sweep.model_validate(results.get(SWEEP)), rules())
-    except ValidationError:
-        return None
+    sweep = Sweep.told(results.get(SWEEP))
+    return drawing(sweep, rules()) if sweep else None
 
 
 def _load(results: dict[str, Any]) -> load_chart.Drawing | None:
     """A load test as it is drawn; None before its first step, or for what is none."""
-    try:
-        return load_chart.drawing(LoadReport.model_validate(results.get(LOAD_TEST)))
-    except ValidationError:
-        return None
-
-
-def _quantized(results: dict[str, Any]) -> QuantizeReport | None:
-    """What a quantize job measured; None before its result, or for one that is none."""
-    try:
-        return QuantizeReport.model_validate(results.get(QUANTIZED))
-    except ValidationError:
-        return None
+    report = LoadReport.told(results.get(LOAD_TEST))
+    return load_chart.drawing(report) if report else None
 
 
 def _files(seen: dict[str, Any]) -> list[dict[str, Any]]:

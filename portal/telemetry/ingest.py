@@ -70,8 +70,8 @@ class Ingest:
         """Streams that may hold entries which were read and not acknowledged."""
         self._behind: set[str] = set()
         """Streams that hold more than the last read took."""
-        self._only_figures = False
-        """Whether the last round recorded nothing else, and something."""
+        self._said: set[str] = set()
+        """Types of the events that the last round recorded."""
 
     def run(self, stop: threading.Event, leads: Callable[[], bool] = lambda: True) -> None:
         """Record until `stop` while this controller `leads`; an outage of Redis or the database delays, and is logged
@@ -85,7 +85,7 @@ class Ingest:
                     stop.wait(0.2)
                     continue
                 self.once()
-                if self._only_figures and not self._behind:
+                if self._said and self._said <= FIGURES and not self._behind:
                     stop.wait(FIGURES_S)
                 if failing:
                     log.info("ingest goes on")
@@ -99,7 +99,7 @@ class Ingest:
 
     def once(self) -> int:
         """One round over all streams. Returns how many entries were recorded."""
-        said: set[str] = set()
+        self._said = set()
         streams = [NODE_STREAM, *(job_stream(job) for job in recent_jobs())]
         self._join([stream for stream in streams if stream not in self._known])
         if self._clock() >= self._looked_at + LEFT_EVERY_S:
@@ -107,10 +107,9 @@ class Ingest:
             self._looked_at = self._clock()
         self._pending &= set(streams)
         again = {stream: "0" for stream in streams if stream in self._pending}
-        done = self._read(again, None, said) if again else 0
+        done = self._read(again, block=None) if again else 0
         began = self._hearing.listening()
-        done += self._read(dict.fromkeys(streams, ">"), BLOCK_MS, said)
-        self._only_figures = bool(said) and said <= FIGURES
+        done += self._read(dict.fromkeys(streams, ">"), block=BLOCK_MS)
         if NODE_STREAM in self._known and not {NODE_STREAM} & (self._pending | self._behind):
             self._hearing.heard(began)
         return done
@@ -132,8 +131,7 @@ class Ingest:
             # What an earlier controller read but did not acknowledge comes first.
             self._pending.add(stream)
 
-    def _read(self, places: dict[str, str], block: int | None, said: set[str]) -> int:
-        """How many entries were recorded; the types of their events are added to `said`."""
+    def _read(self, places: dict[str, str], block: int | None) -> int:
         try:
             answer: Any = self._client.xreadgroup(INGEST_GROUP, self._consumer, places, count=COUNT, block=block)  # type: ignore[arg-type]
         except redis.ResponseError as error:
@@ -156,12 +154,12 @@ class Ingest:
             if stream == NODE_STREAM:
                 self._hear(entries)
             else:
-                said |= self._record(stream, entries)
+                self._record(stream, entries)
             self._client.xack(stream, INGEST_GROUP, *[entry_id for entry_id, _ in entries])
             done += len(entries)
         return done
 
-    def _record(self, stream: str, entries: list[Entry]) -> set[str]:
+    def _record(self, stream: str, entries: list[Entry]) -> None:
         envelopes: list[Envelope] = []
         for entry_id, fields in entries:
             try:
@@ -174,10 +172,10 @@ class Ingest:
             except (DataError, ValueError, TypeError):
                 # It would fail again and again, and hold up every other run.
                 log.exception("events of job %s attempt %s can't be stored and were skipped", *key[:2])
-        said: set[str] = {envelope.event.type for envelope in envelopes}
+        said = {envelope.event.type for envelope in envelopes}
+        self._said |= said
         if "finished" in said:
             self._client.expire(stream, KEEP_STREAM_S)
-        return said
 
     def _hear(self, entries: list[Entry]) -> None:
         """The newest word of each node, and every profile."""

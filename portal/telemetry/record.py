@@ -11,7 +11,6 @@ from datetime import datetime
 
 from django.db import transaction
 from django.utils import timezone
-from pydantic import ValidationError
 
 from portal.fleet.services import record_preflight, record_sweep
 from portal.jobs import dispatch, measurements, members, services
@@ -210,18 +209,11 @@ def _apply(attempt: Attempt, event: object) -> None:
         case Result(name="measured", values=values) if attempt.nodes == 1:  # the planner counts one node's devices
             measurements.record(attempt, values)
         case Artifact(kind=kind, uri=uri, bytes=size, sha256=sha256):
-            measured = _quantized(attempt.job) if attempt.job.kind == "quantize" else None
+            quantizes = attempt.job.kind == "quantize"
+            measured = QuantizeReport.told(results(attempt.job).get(QUANTIZED)) if quantizes else None
             services.artifact_stored(job, number, kind=kind, uri=uri, size=size, sha256=sha256, measured=measured)
         case _:
             pass
-
-
-def _quantized(job: Job) -> QuantizeReport | None:
-    """What a quantize job measured of what it made; None where it didn't tell."""
-    try:
-        return QuantizeReport.model_validate(results(job).get(QUANTIZED))
-    except ValidationError:
-        return None
 
 
 def _engine_of(launch: int) -> str:

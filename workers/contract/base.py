@@ -3,9 +3,9 @@
 Knows no job kind.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from workers.contract.names import SLUG
 
@@ -41,6 +41,14 @@ class Contract(BaseModel):
     """Base of every contract model: immutable, unknown fields ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    @classmethod
+    def told(cls, value: Any) -> Self | None:
+        """What a run told, such as one of its results; None for nothing, and for what is no such thing."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError:
+            return None
 
 
 Priority = Annotated[
