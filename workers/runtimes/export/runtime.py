@@ -8,9 +8,9 @@ import torch
 from workers.contract.export import GGUF_FILE, ExportSpec
 from workers.contract.order import ModelInput
 from workers.runtimes.base import Run, invalid
-from workers.runtimes.finetune.merged import whole_model, write_whole_model
+from workers.runtimes.finetune.merged import with_adapter, write_whole_model
 from workers.runtimes.finetune.to_gguf import refusal, write_gguf
-from workers.runtimes.models import add_adapter, load_config, load_model
+from workers.runtimes.models import load_config, load_model
 
 MODEL_DIR = "model"
 NUMBERS = (torch.float32, torch.bfloat16, torch.float16)
@@ -27,9 +27,7 @@ def export(run: Run) -> None:
     model, tokenizer = load_model(run.model, _number(run.model), "cpu")
     if spec.format == "gguf" and (sentence := refusal(model, tokenizer)):
         raise invalid(f"format: {sentence}")
-    if run.adapter is not None:
-        run.phase("merging the adapter")
-        model = whole_model(add_adapter(model, run.adapter))
+    model = with_adapter(run, model)
     run.phase(f"saving as {spec.format}")
     if spec.format == "gguf":
         write_gguf(run.output_dir / GGUF_FILE, model, tokenizer, spec.made(run.order.job))

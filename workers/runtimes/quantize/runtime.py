@@ -14,9 +14,8 @@ import torch
 from workers.contract.order import ModelInput
 from workers.contract.quantize import RESULT, Figures, QuantizeReport, QuantizeSpec
 from workers.runtimes.base import Pace, Run, invalid
-from workers.runtimes.finetune.merged import whole_model
+from workers.runtimes.finetune.merged import with_adapter
 from workers.runtimes.models import (
-    add_adapter,
     check_context,
     choose_dtype,
     load_config,
@@ -49,9 +48,7 @@ def quantize(run: Run) -> None:
     dtype = choose_dtype("auto", run.device_kind)
     model, tokenizer = load_model(run.model, dtype, run.device_kind)
     check_context(spec.sequence_length, model.config)
-    if run.adapter is not None:
-        run.phase("merging the adapter")
-        model = whole_model(add_adapter(model, run.adapter))
+    model = with_adapter(run, model)
     samples = calibration(spec, run.order.dataset, tokenizer)
     text = held_out(spec, run.order.dataset, tokenizer)
     rounding = Rounding(model, tokenizer, spec, samples.windows)
