@@ -4,6 +4,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -28,3 +29,8 @@ def percentile(values: list[float], share: float) -> float:
     """The value that `share` of them don't exceed. Raises IndexError of nothing."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+def extremes(values: Sequence[float]) -> list[float]:
+    """The least and the greatest."""
+    return [round(min(values), 2), round(max(values), 2)]

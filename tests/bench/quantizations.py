@@ -9,27 +9,23 @@ checkpoint of that model that is quantized already.
 import argparse
 import asyncio
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn.functional import cross_entropy
-
-from tests.bench.machine import describe
+from tests.bench.machine import describe, extremes
 from tests.bench.serving.asks import conversations
 from tests.stack import ROOT
 from workers.contract.order import Order
 from workers.runtimes.base import Emitter, Run
+from workers.runtimes.quantize.figures import perplexity
 from workers.runtimes.quantized import held_bytes
 from workers.runtimes.serve.engine import Ask
 from workers.runtimes.serve.transformers.engine import TransformersEngine
@@ -86,7 +82,7 @@ def main(arguments: list[str]) -> int:
         held = {way.name: _loaded(way, Path(folder)) for way in wanted if way.name not in missing}
         _answer_in_turn(held, given.rounds, given.streams)
         for name, one in held.items():
-            one.perplexity = perplexity(one.engine)
+            one.perplexity = _perplexity(one.engine)
             print(f"{name}: perplexity {one.perplexity:.3f}", file=sys.stderr, flush=True)
             one.engine.close()
         report |= {
@@ -100,17 +96,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def perplexity(engine: TransformersEngine) -> float:
-    """exp of the mean loss of a token of the text, in nats."""
+def _perplexity(engine: TransformersEngine) -> float:
     rows = [json.loads(line)["text"] for line in TEXT.read_text(encoding="utf-8").splitlines()]
-    tokens = torch.tensor(engine.tokens("\n".join(rows)))
-    loss, scored = 0.0, 0
-    with torch.inference_mode():
-        for window in tokens.split(WINDOW):
-            scores = engine._model(input_ids=window[None], use_cache=False).logits[0, :-1].float()
-            loss += float(cross_entropy(scores, window[1:], reduction="sum"))
-            scored += len(window) - 1
-    return math.exp(loss / scored)
+    tokens = engine.tokens("\n".join(rows))
+    windows = [tokens[start : start + WINDOW] for start in range(0, len(tokens), WINDOW)]
+    return perplexity(engine._model, windows, lambda done, total: None)
 
 
 def _loaded(way: Way, folder: Path) -> Held:
@@ -162,17 +152,13 @@ def _figures(one: Held, plain: Held) -> dict[str, Any]:
         "bytes_of_fp32": round(one.bytes / plain.bytes, 3),
         "load_s": round(one.load_s, 1),
         "tokens_per_s": round(statistics.median(one.rates), 1),
-        "tokens_per_s_range": _range(one.rates),
+        "tokens_per_s_range": extremes(one.rates),
         "over_fp32": round(statistics.median(over), 2),
-        "over_fp32_range": _range(over),
+        "over_fp32_range": extremes(over),
         "perplexity": round(one.perplexity, 3),
         "perplexity_change_percent": round((one.perplexity / plain.perplexity - 1) * 100, 2),
         "same_text_as_fp32": f"{same} of {len(plain.texts)}",
     }
-
-
-def _range(values: Sequence[float]) -> list[float]:
-    return [round(min(values), 2), round(max(values), 2)]
 
 
 if __name__ == "__main__":

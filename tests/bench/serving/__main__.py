@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.bench.machine import describe, percentile
+from tests.bench.machine import describe, extremes, percentile
 from tests.bench.serving.asks import Answered, Asked, all_at_once, conversations
 from tests.stack import Portal, free_port, poll, running_portal
 from workers.runtimes.convert import starter_gguf
@@ -88,7 +88,7 @@ def _compared(took: dict[str, list[Answered]]) -> dict[str, Any]:
 
     def over(way: str) -> dict[str, Any]:
         shares = [ours / theirs for ours, theirs in zip(rate["ours"], rate[way], strict=True)]
-        return {f"over_{way}": round(statistics.median(shares), 2), f"over_{way}_range": _range(shares)}
+        return {f"over_{way}": round(statistics.median(shares), 2), f"over_{way}_range": extremes(shares)}
 
     gateway = [through / straight for through, straight in zip(rate["gateway"], rate["ours"], strict=True)]
     same = sum(mine == alone for mine, alone in zip(took["ours"][0].texts, took["sequential"][0].texts, strict=True))
@@ -209,10 +209,6 @@ def _answers(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path
         return client.get("/v1/models").status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _range(values: Sequence[float]) -> list[float]:
-    return [round(min(values), 2), round(max(values), 2)]
 
 
 if __name__ == "__main__":

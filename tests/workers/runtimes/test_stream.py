@@ -68,17 +68,20 @@ def ids(items: Sequence[Item]) -> list[int]:
     return [one.input_ids[0] for one in samples_in(items)]
 
 
-def reading(shards: list[Shard], arrangement: Arrangement = "shuffled", window: int = 7, batch: int = 3) -> Reading:
-    return Reading(shards, 8, window, batch, arrangement, capacity=12, seed=5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
+of_any_plan = given(
     sizes=SIZES,
     window=st.integers(1, 30),
     batch=st.integers(1, 5),
     arrangement=st.sampled_from(["shuffled", "by_length", "packed"]),
 )
+
+
+def reading(shards: list[Shard], arrangement: Arrangement = "shuffled", window: int = 7, batch: int = 3) -> Reading:
+    return Reading(shards, 8, window, batch, arrangement, capacity=12, seed=5)
+
+
+@settings(max_examples=60, deadline=None)
+@of_any_plan
 def test_eight_readers_see_each_row_once_an_epoch_and_go_on_anywhere(
     sizes: list[int], window: int, batch: int, arrangement: Arrangement
 ) -> None:
@@ -108,12 +111,7 @@ def test_eight_readers_see_each_row_once_an_epoch_and_go_on_anywhere(
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    sizes=SIZES,
-    window=st.integers(1, 30),
-    batch=st.integers(1, 5),
-    arrangement=st.sampled_from(["shuffled", "by_length", "packed"]),
-)
+@of_any_plan
 def test_each_part_of_a_divided_row_comes_once_an_epoch_and_any_part_is_gone_on_from(
     sizes: list[int], window: int, batch: int, arrangement: Arrangement
 ) -> None:
