@@ -2,18 +2,19 @@
 
 import os
 
+import django
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.conf import settings
-from django.core.asgi import get_asgi_application
 from django.db import connections
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-http = get_asgi_application()
+django.setup(set_prefix=False)
 
 from portal.body_limit import BodyLimit  # noqa: E402
 from portal.live.routing import websocket_urlpatterns  # noqa: E402 - needs Django set up
+from portal.serving.straight import Handler  # noqa: E402
 
 # Under ASGI each request has a thread of its own; a connection kept for the next one would only pile up.
 for alias in connections:
@@ -21,7 +22,7 @@ for alias in connections:
 
 application = ProtocolTypeRouter(
     {
-        "http": BodyLimit(http, settings.LIFTOFF_UPLOAD_LIMIT + 2**20),
+        "http": BodyLimit(Handler(), settings.LIFTOFF_UPLOAD_LIMIT + 2**20),
         "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
     }
 )

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-import httpx
+import aiohttp
 from asgiref.sync import sync_to_async
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
@@ -199,17 +199,17 @@ async def _pass_on(hold: Hold, endpoints: list[Endpoint], path: str, body: dict[
         return failure(400, "The body holds NaN or an infinite number, which JSON has not.", code="invalid_json")
     endpoint, answer = await send(hold, endpoints, path, content)
     if answer.headers.get("content-type", "").startswith("text/event-stream"):
-        return _event_stream(_relay(hold, endpoint, answer), answer.status_code)
+        return _event_stream(_relay(hold, endpoint, answer), answer.status)
     try:
-        whole = await answer.aread()
-    except httpx.HTTPError as error:
+        whole = await answer.read()
+    except aiohttp.ClientError as error:
         return _gone(endpoint, error)
     return _whole(endpoint, answer, whole, path)
 
 
-def _whole(endpoint: Endpoint, answer: httpx.Response, content: bytes, path: str) -> HttpResponse:
+def _whole(endpoint: Endpoint, answer: aiohttp.ClientResponse, content: bytes, path: str) -> HttpResponse:
     """The server's answer as it is, if it is JSON of a status that concerns the client."""
-    status = answer.status_code
+    status = answer.status
     if status in (401, 403):
         why = "refused the portal; the portal's secret key changed since the launch, so launch the model again."
         return upstream_failure(endpoint, why, "upstream_refused")
@@ -232,18 +232,18 @@ def _event_stream(events: AsyncIterator[bytes], status: int = 200) -> StreamingH
     return response
 
 
-async def _relay(hold: Hold, endpoint: Endpoint, answer: httpx.Response) -> AsyncIterator[bytes]:
+async def _relay(hold: Hold, endpoint: Endpoint, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The stream as it comes; closes the model's side when the client leaves, which stops the generation."""
     try:
-        async for chunk in answer.aiter_raw():
+        async for chunk in answer.content.iter_any():
             yield chunk
-    except httpx.HTTPError as error:
+    except aiohttp.ClientError as error:
         yield b"data: " + _gone(endpoint, error).content + b"\n\n"
     finally:
         hold.release()
 
 
-def _gone(endpoint: Endpoint, error: httpx.HTTPError) -> JsonResponse:
+def _gone(endpoint: Endpoint, error: aiohttp.ClientError) -> JsonResponse:
     answer = upstream_failure(endpoint, f"{why(error)}; its job's page says why.", "upstream_gone")
     answer["Retry-After"] = str(round(RETRY_S))
     return answer

@@ -7,7 +7,7 @@ is asked.
 import asyncio
 import time
 
-import httpx
+import aiohttp
 from asgiref.sync import sync_to_async
 
 from portal.serving import replicas
@@ -27,7 +27,7 @@ class Hold:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._endpoint: Endpoint | None = None
-        self.response: httpx.Response | None = None
+        self.response: aiohttp.ClientResponse | None = None
         """The endpoint's answer, to be closed at the end."""
         self._loop = asyncio.get_running_loop()
         self._released = asyncio.Event()
@@ -54,7 +54,7 @@ class Hold:
                 await self._admission.renew()
         self._leave_endpoint()
         if self.response is not None:
-            await self.response.aclose()
+            self.response.close()
         await self._admission.leave()
 
     def _leave_endpoint(self) -> None:

@@ -29,7 +29,7 @@ from workers.runtimes.convert import starter_gguf
 
 GOALS = {"over_sequential": 4.0, "over_static_batch": 1.15, "over_transformers_serve": 1.0}
 GATEWAY_THROUGHPUT, GATEWAY_MS = 0.95, 5.0
-SHORT = 100
+SHORT = 250
 """Answers of one token, asked straight and through the gateway in turn."""
 
 
