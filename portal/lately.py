@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from django.conf import settings
 
 Key = TypeVar("Key")
@@ -31,7 +31,7 @@ class Lately(Generic[Key, Value]):
 
     async def read(self, key: Key) -> Value:
         """What is there now."""
-        value = await sync_to_async(self._read)(key)
+        value: Value = await database_sync_to_async(self._read)(key)
         if len(self._kept) >= MOST:
             self._kept.clear()
         if value:

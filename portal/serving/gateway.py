@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import aiohttp
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.views.decorators.csrf import csrf_exempt
@@ -63,12 +63,12 @@ def _guarded(method: str, view: View) -> View:
 
 
 async def _models(request: HttpRequest, caller: Caller) -> Answer:
-    data = await sync_to_async(models_list.entries)()
+    data = await database_sync_to_async(models_list.entries)()
     return JsonResponse({"object": "list", "data": data})
 
 
 async def _model(request: HttpRequest, caller: Caller, name: str) -> Answer:
-    data = await sync_to_async(models_list.entries)()
+    data = await database_sync_to_async(models_list.entries)()
     found = next((entry for entry in data if entry["id"] == name), None)
     return JsonResponse(found) if found else await _unknown_model(name)
 
@@ -137,7 +137,7 @@ async def _answer(hold: Hold, caller: Caller, path: str, body: dict[str, Any]) -
             endpoints = now  # what was known was a moment old
     if endpoints:
         return await _pass_on(hold, endpoints, path, body)
-    launch = await sync_to_async(launch_behind)(model)
+    launch = await database_sync_to_async(launch_behind)(model)
     if launch is None:
         return await _unknown_model(model)
     if body.get("stream") is True:
@@ -181,7 +181,7 @@ def _asleep(error: NotWoken) -> JsonResponse:
 
 
 async def _unknown_model(model: str) -> JsonResponse:
-    names = await sync_to_async(lambda: [entry["id"] for entry in models_list.entries()])()
+    names = await database_sync_to_async(lambda: [entry["id"] for entry in models_list.entries()])()
     if names:
         hint = f"launched now: {', '.join(names)}."
     else:

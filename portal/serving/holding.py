@@ -8,7 +8,7 @@ import asyncio
 import time
 
 import aiohttp
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 
 from portal.serving import replicas
 from portal.serving.limits import Admission
@@ -69,4 +69,4 @@ class Hold:
             return
         if now - _marked_at.get(endpoint.pk, float("-inf")) >= RENEW_S:
             _marked_at[endpoint.pk] = now
-            await sync_to_async(mark_asked)(endpoint)
+            await database_sync_to_async(mark_asked)(endpoint)

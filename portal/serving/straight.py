@@ -1,12 +1,17 @@
 """Django's ASGI handler, which takes a program's request to the gateway past the middleware that is for browsers.
 
-Under ASGI the middleware runs in a thread, and a view of its own loop under that: an answer that a bearer token asks
-for needs none of those hops, each of which waits for a core that the model is using. Host, HTTPS and the headers of
-answers are seen to here as well. Knows nothing of what is asked.
+Under ASGI the middleware runs in a thread, and so does what begins and ends a request: an answer that a bearer token
+asks for needs none of those hops, each of which waits for a core that the model is using. Host, HTTPS and the headers
+of answers are seen to here as well; who reads the database on this way lets its connection go
+(`database_sync_to_async`). Knows nothing of what is asked.
 """
 
-from typing import Any
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, cast
 
+from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest
@@ -30,7 +35,6 @@ class Handler(ASGIHandler):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on by the one way or the other."""
         if scope["type"] == "http" and scope["path"].startswith(GATEWAY) and _has_token(scope):
-            # One thread reads the database for all of them, instead of a new one for each.
             await self._gateway.handle(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -39,7 +43,32 @@ class Handler(ASGIHandler):
 class _Gateway(ASGIHandler):
     def load_middleware(self, is_async: bool = False) -> None:
         """None but what is seen to here."""
-        self._middleware_chain = convert_exception_to_response(_straight)
+        self._seen_to: Callable[[HttpRequest], Any] = convert_exception_to_response(_straight)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer until the answer is at its end or its client has left."""
+        with contextlib.suppress(RequestAborted), await self.read_body(receive) as body:
+            request, refusal = self.create_request(scope, body)
+            if request is None:
+                await self.send_response(cast(HttpResponseBase, refusal), send)
+                return
+            answering = asyncio.ensure_future(self._answer(request, send))
+            leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
+            try:
+                await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (leaving, answering):
+                    task.cancel()
+                await asyncio.gather(leaving, answering, return_exceptions=True)
+            if not answering.cancelled():
+                answering.result()
+
+    async def _answer(self, request: HttpRequest, send: Send) -> None:
+        answer = await self._seen_to(request)
+        try:
+            await self.send_response(answer, send)
+        finally:
+            answer.close()
 
 
 def _has_token(scope: Scope) -> bool:

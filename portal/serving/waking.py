@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from django.conf import settings
 
 from portal.accounts.credentials import Caller
@@ -54,18 +54,18 @@ async def awaken(launch: Job, caller: Caller) -> AsyncIterator[str | list[Endpoi
     Raises NotWoken when it ends instead, or takes longer than LIFTOFF_WAKE_S.
     """
     try:
-        job = await sync_to_async(wake)(launch, caller)
+        job = await database_sync_to_async(wake)(launch, caller)
     except Refused as refused:
         raise NotWoken(f"Launch #{launch.pk} can't be started again: {refused}") from None
     began, told, told_at = time.monotonic(), "", 0.0
     while True:
-        job, endpoints = await sync_to_async(_look)(job.pk)
+        job, endpoints = await database_sync_to_async(_look)(job.pk)
         now = time.monotonic()
         if endpoints:
             yield endpoints
             return
         if job.status in FINAL and job.reason == Reason.IDLE:
-            job = await sync_to_async(wake)(job, caller)
+            job = await database_sync_to_async(wake)(job, caller)
         elif job.status in FINAL:
             raise NotWoken(f"Job #{job.pk}, which was to answer, ended: {job.get_sentence()} Launch it again.")
         elif now - began > settings.LIFTOFF_WAKE_S:
