@@ -7,6 +7,7 @@ child does nor why it is ended.
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -94,6 +95,7 @@ class Child:
         finally:
             for descriptor in own_ends:
                 os.close(descriptor)
+        self._end_fd = _end_of(self._guard.pid)
         with os.fdopen(pid_fd) as told:
             self.pid = int(told.read() or self._guard.pid)
             """Process id of the command itself, which leads a process group."""
@@ -104,9 +106,14 @@ class Child:
 
     def ended(self, timeout_s: float) -> int | None:
         """Exit status, negative for a signal as in subprocess; None while it runs."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._guard.wait(timeout_s)
-        return None
+        if self._end_fd is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._guard.wait(timeout_s)
+            return None
+        ends = select.poll()  # `wait` would look some twenty times a second
+        ends.register(self._end_fd, select.POLLIN)
+        ends.poll(timeout_s * 1000)
+        return self._guard.poll()
 
     def ask(self, grace_s: float) -> None:
         """SIGTERM now, SIGKILL after the grace period; asked again, only a shorter one counts. Doesn't wait."""
@@ -126,10 +133,21 @@ class Child:
 
     def sweep(self) -> None:
         """Let go of the guard and kill what a guard that was killed itself has left."""
+        if self._end_fd is not None:
+            os.close(self._end_fd)
+            self._end_fd = None
         if self._guard.stdin:
             with contextlib.suppress(OSError):
                 self._guard.stdin.close()
         kill_run(self._run_dir)
+
+
+def _end_of(pid: int) -> int | None:
+    """A descriptor that can be read once the process has ended; None where the system has none."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Rings the leading controller when a job is submitted, so that a free device needn't wait for its next round.
+"""Rings the leading controller when a job is submitted or has ended, so that no device waits for its next round.
 
 A list of at most one entry in Redis. A ring that is lost costs a round's pause and nothing else. Decides nothing.
 """

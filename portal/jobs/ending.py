@@ -10,7 +10,7 @@ from functools import partial
 from django.db import transaction
 from django.utils import timezone
 
-from portal.jobs import dispatch, fences
+from portal.jobs import bell, dispatch, fences
 from portal.jobs.lifecycle import HOLDS_DEVICES, Status, final_status
 from portal.jobs.models import Allocation, Attempt, Job, Member
 from portal.jobs.retries import STEADY_S, in_a_row, retry_in_s
@@ -38,6 +38,7 @@ def finish(job_id: int, number: int, reason: Reason, detail: str = "", now: date
         if attempt.nodes > 1:
             _dismiss(attempt, reason, now)
         transaction.on_commit(lambda: fences.withdraw(job_id, number, attempt.token))
+        transaction.on_commit(bell.ring)  # for the next in the queue
         old = Status(job.status)
         if job.attempt_number != number or old not in HOLDS_DEVICES:
             return False

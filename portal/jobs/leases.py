@@ -154,19 +154,28 @@ def expire(heard: datetime | None = None) -> int:
     whole = timedelta(seconds=lease_s())
     # A clock that went back would let a lost attempt live as long as the jump.
     longest = max(now, timezone.now()) + whole
-    Attempt.objects.filter(finished_at=None, lease_until__gt=longest).update(lease_until=longest)
-    Member.objects.filter(finished_at=None, lease_until__gt=longest).update(lease_until=longest)
     columns = ("job_id", "number", "lease_until", "dispatched_at", "node__name", "node__last_seen_at")
-    alone = Attempt.objects.filter(finished_at=None, nodes=1).select_related("node").only(*columns).order_by()
-    lapsed = [(attempt, attempt.node) for attempt in alone if _lapsed(attempt, attempt, now, whole)]
+    alone = Attempt.objects.filter(finished_at=None).select_related("node").only("nodes", *columns).order_by()
     members = Member.objects.filter(finished_at=None).select_related("attempt", "node").order_by()
     members = members.defer("order", "output", "parts", "attempt__order", "attempt__predicted")
+    _shorten(Attempt, alone, longest)
+    _shorten(Member, members, longest)
+    lapsed = [(one, one.node) for one in alone if one.nodes == 1 and _lapsed(one, one, now, whole)]
     lapsed += [(one.attempt, one.node) for one in members if _lapsed(one, one.attempt, now, whole)]
     for attempt, node in lapsed:
         seen = f"was last seen at {node.last_seen_at:%H:%M:%S} UTC" if node.last_seen_at else "was never seen"
         if finish(attempt.job_id, attempt.number, Reason.NODE_LOST, f"Node {node.name} {seen}."):
             note(node, f"Lost job #{attempt.job_id}, attempt {attempt.number}: its lease lapsed; the node {seen}.")
     return len(lapsed)
+
+
+def _shorten(model: type[Attempt] | type[Member], live: Iterable[Attempt | Member], longest: datetime) -> None:
+    too_long = [one for one in live if one.lease_until is not None and one.lease_until > longest]
+    for one in too_long:
+        one.lease_until = longest
+    if too_long:
+        rows = model.objects.filter(pk__in=[one.pk for one in too_long], finished_at=None)
+        rows.filter(lease_until__gt=longest).update(lease_until=longest)
 
 
 def _lapsed(held: Attempt | Member, attempt: Attempt, now: datetime, whole: timedelta) -> bool:

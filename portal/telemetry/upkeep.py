@@ -20,15 +20,19 @@ from portal.telemetry.ingest import LATE_S
 log = logging.getLogger(__name__)
 
 
-def upkeep(term: int, hearing: leases.Hearing) -> None:
-    """One round of a controller that leads for the `term`-th time and has heard the nodes by `hearing`."""
+def upkeep(term: int, hearing: leases.Hearing, *, seldom: bool = True) -> None:
+    """One round of a controller that leads for the `term`-th time and has heard the nodes by `hearing`.
+
+    `seldom`: see also to what is told by the minute.
+    """
     heard = hearing.whole_lease()
     _try(lambda: _leases(term))
     _try(lambda: loop.sweep(give_up=heard is not None))
     _try(gaps.chase)
-    _try(idle.stop_idle)
     if heard:
         _try(lambda: leases.expire(heard))
+    if seldom:
+        _try(idle.stop_idle)
 
 
 def _leases(term: int) -> None:

@@ -1,4 +1,4 @@
-"""Submitting a job rings the leading controller."""
+"""Submitting a job, and its end, ring the leading controller."""
 
 import threading
 import time
@@ -8,7 +8,8 @@ import redis
 from pytest_django.fixtures import Settings
 
 from portal.jobs import bell, services
-from tests.portal.factories import make_dataset, make_model, make_user
+from tests.portal.factories import make_attempt, make_dataset, make_job, make_model, make_user
+from workers.contract.reasons import Reason
 
 LONG_S = 30.0
 
@@ -23,6 +24,15 @@ def test_who_waits_hears_of_a_new_job_at_once_and_of_many_once(live_redis: "redi
     assert not bell.wait(stop, LONG_S)
     assert time.monotonic() - began < LONG_S / 2
     assert not live_redis.exists(bell.BELL)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_waits_hears_that_a_device_is_free(live_redis: "redis.Redis") -> None:
+    attempt = make_attempt(make_job(make_user()))
+    stop, began = threading.Event(), time.monotonic()
+    assert services.finish(attempt.job_id, attempt.number, Reason.COMPLETED)
+    assert not bell.wait(stop, LONG_S)
+    assert time.monotonic() - began < LONG_S / 2
 
 
 def test_without_redis_the_time_passes_and_a_stop_is_heard(settings: Settings) -> None:

@@ -21,11 +21,11 @@ from portal.telemetry.sweeper import Sweeper
 from portal.telemetry.upkeep import upkeep
 
 log = logging.getLogger(__name__)
-TICK_S = 0.25
+TICK_S = 0.5
 """A round comes this often, or when somebody rings."""
 PAUSE_S = 0.02
 """However often somebody rings."""
-UPKEEP_S = 1.0
+UPKEEP_S, SELDOM_S = 1.0, 10.0
 
 
 class Command(BaseCommand):
@@ -46,16 +46,17 @@ class Command(BaseCommand):
             thread.start()
         gc.freeze()  # what is there for good need not be looked through again in the middle of a round
         log.info("controller runs")
-        upkeep_at = 0.0
+        upkeep_at = seldom_at = 0.0
         while not (bell.wait(stop, TICK_S) if candidate.leads else stop.wait(TICK_S)):
             if not candidate.leads:
-                upkeep_at, scheduling = 0.0, loop.Rounds()
+                upkeep_at, seldom_at, scheduling = 0.0, 0.0, loop.Rounds()
                 continue
             close_old_connections()
             try:
                 if (now := time.monotonic()) >= upkeep_at:
                     upkeep_at = now + UPKEEP_S
-                    upkeep(candidate.term, hearing)
+                    upkeep(candidate.term, hearing, seldom=now >= seldom_at)
+                    seldom_at = seldom_at if now < seldom_at else now + SELDOM_S
                 scheduling.tick()
             except Exception:  # a round that fails is tried again; the log has why
                 log.exception("scheduling round failed")
