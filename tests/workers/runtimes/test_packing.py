@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.workers.runtimes.conftest import Told, finetune_order, write_rows
 from workers.runtimes.base import Run
+from workers.runtimes.finetune import apart
+from workers.runtimes.finetune.apart import keep_apart
 from workers.runtimes.finetune.packing import as_example, collate, packed
 from workers.runtimes.finetune.samples import UNTRAINED, Sample
 
@@ -30,11 +33,9 @@ def samples() -> list[Sample]:
     return made
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "apart"])
 def test_each_samples_loss_is_that_of_the_sample_alone(tiny: Path, samples: list[Sample], attention: str) -> None:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, attn_implementation=attention)
+    model = _model(tiny, attention)
     packs = packed(samples, CAPACITY)
     assert len(packs) < len(samples) / 2
     batch = collate([as_example(pack) for pack in packs], pad_id=0)
@@ -51,6 +52,41 @@ def test_each_samples_loss_is_that_of_the_sample_alone(tiny: Path, samples: list
             assert losses[row, stop - 1 : stop].sum() == 0  # a sample's last token foretells nothing
             start = stop
         assert losses[row, start:].sum() == 0
+
+
+def test_samples_apart_give_the_gradients_of_samples_under_a_mask(tiny: Path, samples: list[Sample]) -> None:
+    batch = collate([as_example(pack) for pack in packed(samples, CAPACITY)], pad_id=0)
+    del batch["tokens"]
+    losses, gradients = [], []
+    for attention in ("sdpa", "apart"):
+        model = _model(tiny, attention)
+        loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        losses.append(float(loss))
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_is_no_packs_is_attended_to_as_ever(tiny: Path) -> None:
+    ids = torch.arange(1, 25).view(2, 12)
+    mask = torch.tensor([[1] * 12, [1] * 7 + [0] * 5])
+    given = {"input_ids": ids, "attention_mask": mask}
+    as_ever, apart = (_model(tiny, name)(**given, use_cache=False).logits for name in ("sdpa", "apart"))
+    assert torch.equal(as_ever, apart)
+
+
+def _model(tiny: Path, attention: str) -> Any:
+    """In training, by the attention of that name; "apart": as a fine-tune on packs has it."""
+    from transformers import AutoModelForCausalLM
+
+    named = "sdpa" if attention == "apart" else attention
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, attn_implementation=named).train()
+    if attention == "apart":
+        keep_apart(model)
+        assert model.config._attn_implementation == apart.NAME
+    return model
 
 
 def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

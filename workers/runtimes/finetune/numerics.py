@@ -12,6 +12,7 @@ import torch
 from workers.contract.finetune import FinetuneSpec
 from workers.contract.numerics import FP8_CAPABILITY
 from workers.runtimes.base import invalid
+from workers.runtimes.finetune import apart
 
 TF32_CAPABILITY = 8.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
@@ -61,9 +62,11 @@ class Numerics:
     def told(self, model: Any) -> dict[str, Any]:
         """For the run's results: what is used on this model, also in words."""
         attention = getattr(model.config.get_text_config(), "_attn_implementation", None) or self.attention
+        of_packs = attention == apart.NAME
+        attention = "sdpa" if of_packs else attention
         words = [
             f"{self.precision} with a scaled loss" if self.precision == "fp16" else self.precision,
-            f"{attention} attention",
+            f"{attention} attention" + (", packed samples apart" if of_packs else ""),
             *(["fused AdamW"] if self.fused_optimizer else []),
             *(["Liger kernels"] if self.liger else []),
             *(["TF32"] if self.tf32 else []),

@@ -15,6 +15,7 @@ from workers.contract.export import GGUF_FILE
 from workers.contract.launch import Quantization
 from workers.contract.objectives import mismatch
 from workers.runtimes.base import Pace, Run, invalid
+from workers.runtimes.finetune.apart import keep_apart
 from workers.runtimes.finetune.checkpoints import Results, Saver
 from workers.runtimes.finetune.evaluation import evaluate
 from workers.runtimes.finetune.feed import Feed, data_rank, is_streamed
@@ -81,6 +82,8 @@ def finetune(run: Run) -> None:
     quantized: Quantization = "nf4" if spec.method == "qlora" else "none"
     model, tokenizer = load_model(run.model, weights, run.device_kind, quantized, shared)
     attend(model, numerics)
+    if spec.packing and not numerics.compile:
+        keep_apart(model)
     train: list[Any] = make_samples(train_rows, dataset, tokenizer, spec.context_length)
     test = make_samples(test_rows, dataset, tokenizer, spec.context_length)
     if spec.save_gguf and (sentence := refusal(model, tokenizer)):
