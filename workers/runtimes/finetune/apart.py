@@ -18,20 +18,15 @@ NAME = "sdpa_apart"
 LAYERS = {"full_attention", "sliding_attention"}
 
 
-class Group(NamedTuple):
-    """Samples side by side. `tokens`: (samples * width,), each one's place in the batch, the last of a sample again
-    where it is shorter; `real`: (tokens,), the places in it that aren't such."""
+class Layout(NamedTuple):
+    """Of one batch of packs, as slots: each sample's tokens in a row, its last one again up to its group's width."""
 
     tokens: torch.Tensor
-    width: int
-    real: torch.Tensor
-
-
-class Layout(NamedTuple):
-    """Of one batch. `back`: (batch * length,), where among the groups' real tokens each of the batch's is."""
-
-    groups: tuple[Group, ...]
+    """(slots,), which of the batch's tokens stands there."""
+    groups: tuple[tuple[int, int], ...]
+    """Slots and width of each group, the narrowest first."""
     back: torch.Tensor
+    """(batch * length,), the slot of each token."""
 
 
 def keep_apart(model: Any) -> None:
@@ -60,16 +55,19 @@ def attend(
     if layout is None:
         answer: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return answer
-    flat = [states.transpose(1, 2).reshape(batch * length, -1) for states in (query, key, value)]
-    pieces = []
-    for group in layout.groups:
+    slots = [count for count, _ in layout.groups]
+    parts = [
+        states.transpose(1, 2).reshape(batch * length, -1).index_select(0, layout.tokens).split(slots)
+        for states in (query, key, value)
+    ]
+    found = []
+    for (_, width), *rows in zip(layout.groups, *parts, strict=True):
         beside = [
-            rows.index_select(0, group.tokens).view(-1, group.width, states.shape[1], states.shape[3]).transpose(1, 2)
-            for rows, states in zip(flat, (query, key, value), strict=True)
+            part.view(-1, width, *states.shape[1::2]).transpose(1, 2)
+            for part, states in zip(rows, (query, key, value), strict=True)
         ]
-        found = sdpa_attention_forward(module, *beside, None, **{**options, "is_causal": True})[0]
-        pieces.append(found.flatten(0, 1).index_select(0, group.real))
-    return torch.cat(pieces).index_select(0, layout.back).view(batch, length, *pieces[0].shape[1:]), None
+        found.append(sdpa_attention_forward(module, *beside, None, **{**options, "is_causal": True})[0].flatten(0, 1))
+    return torch.cat(found).index_select(0, layout.back).view(batch, length, *found[0].shape[1:]), None
 
 
 _latest: tuple[ReferenceType[torch.Tensor], Layout] | None = None
@@ -84,7 +82,7 @@ def _layout(positions: torch.Tensor | None, batch: int, length: int, window: int
     if _latest is None or _latest[0]() is not positions:
         _latest = ref(positions), _laid_out(positions)
     layout = _latest[1]
-    if len(layout.groups) == 0 or (window is not None and window < layout.groups[-1].width):
+    if not layout.groups or (window is not None and window < layout.groups[-1][1]):
         return None
     return layout
 
@@ -95,15 +93,17 @@ def _laid_out(positions: torch.Tensor) -> Layout:
     first = (flat == 0).nonzero().flatten()
     lengths = torch.diff(first, append=first.new_tensor([flat.numel()]))
     if len(first) <= len(positions):
-        return Layout((), flat)
+        return Layout(flat, (), flat)
     size = (lengths - 1).clamp(min=1).log2().floor()
-    groups, places = [], []
+    groups: list[tuple[int, int]] = []
+    tokens, back = [], torch.empty_like(flat)
     for one in size.unique():
         begins, of_them = first[size == one, None], lengths[size == one, None]
         width = int(of_them.max())
         at = torch.arange(width, device=flat.device)
-        tokens = (begins + torch.minimum(at, of_them - 1)).flatten()
+        these = (begins + torch.minimum(at, of_them - 1)).flatten()
         real = (at < of_them).flatten().nonzero().flatten()
-        groups.append(Group(tokens, width, real))
-        places.append(tokens[real])
-    return Layout(tuple(groups), torch.cat(places).argsort())
+        back[these[real]] = sum(slots for slots, _ in groups) + real
+        groups.append((len(these), width))
+        tokens.append(these)
+    return Layout(torch.cat(tokens), tuple(groups), back)
