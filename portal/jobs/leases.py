@@ -170,12 +170,10 @@ def expire(heard: datetime | None = None) -> int:
 
 
 def _shorten(model: type[Attempt] | type[Member], live: Iterable[Attempt | Member], longest: datetime) -> None:
-    too_long = [one for one in live if one.lease_until is not None and one.lease_until > longest]
-    for one in too_long:
-        one.lease_until = longest
+    too_long = [one.pk for one in live if one.lease_until is not None and one.lease_until > longest]
     if too_long:
-        rows = model.objects.filter(pk__in=[one.pk for one in too_long], finished_at=None)
-        rows.filter(lease_until__gt=longest).update(lease_until=longest)
+        rows = model.objects.filter(pk__in=too_long, finished_at=None, lease_until__gt=longest)
+        rows.update(lease_until=longest)
 
 
 def _lapsed(held: Attempt | Member, attempt: Attempt, now: datetime, whole: timedelta) -> bool:

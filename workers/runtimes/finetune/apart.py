@@ -33,8 +33,6 @@ def keep_apart(model: Any) -> None:
     """Let a model that attends by sdpa do so; one whose layers attend in other ways is left alone."""
     text = model.config.get_text_config()
     if text._attn_implementation == "sdpa" and set(getattr(text, "layer_types", None) or ()) <= LAYERS:
-        AttentionInterface.register(NAME, attend)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
 
 
@@ -107,3 +105,7 @@ def _laid_out(positions: torch.Tensor) -> Layout:
         groups.append((len(these), width))
         tokens.append(these)
     return Layout(torch.cat(tokens), tuple(groups), back)
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
