@@ -140,7 +140,7 @@ async def _answers(engine: TransformersEngine, streams: int) -> list[tuple[str, 
         pieces = [piece async for piece in engine.stream(ask).pieces()]
         return "".join(piece.text for piece in pieces), pieces[-1].tokens
 
-    asks = [Ask(engine.prompt(asked.messages), asked.tokens) for asked in conversations(streams)]
+    asks = [Ask(engine.prompt(asked.messages), asked.tokens) for asked in conversations(streams, 0)]
     return list(await asyncio.gather(*map(one, asks)))
 
 

@@ -47,24 +47,27 @@ def main(arguments: list[str]) -> int:
         subprocess.run([sys.executable, "-m", "workers.runtimes.convert", "starter", str(model)], check=True)
         portal = stack.enter_context(running_portal(home))
         straight, name, holder = _launched(stack, portal, model)
-        asked = conversations(given.streams)
         plain = stack.enter_context(_plain(model, given.streams))
         peer, peer_holder = stack.enter_context(_peer(_transformers_serve(model), home / "transformers.log"))
-        ways: dict[str, Callable[[], Answered]] = {
-            "ours": lambda: all_at_once(straight, name, asked, holder),
-            "sequential": lambda: plain("sequential"),
-            "static_batch": lambda: plain("static"),
-            "transformers_serve": lambda: all_at_once(peer, str(model), asked, peer_holder),
-            "gateway": lambda: all_at_once(portal.client, name, asked, holder),
+
+        def asked(number: int) -> list[Asked]:
+            return conversations(given.streams, number)
+
+        ways: dict[str, Callable[[int], Answered]] = {
+            "ours": lambda number: all_at_once(straight, name, asked(number), holder),
+            "sequential": lambda number: plain(f"sequential {number}"),
+            "static_batch": lambda number: plain(f"static {number}"),
+            "transformers_serve": lambda number: all_at_once(peer, str(model), asked(number), peer_holder),
+            "gateway": lambda number: all_at_once(portal.client, name, asked(given.rounds + number), holder),
         }
         if find_spec("llama_cpp") and find_spec("starlette_context"):
             llama, llama_holder = stack.enter_context(_peer(_llama_cpp_server(starter_gguf()), home / "llama.log"))
-            ways["llama_cpp"] = lambda: all_at_once(llama, str(model), asked, llama_holder)
+            ways["llama_cpp"] = lambda number: all_at_once(llama, str(model), asked(number), llama_holder)
         took: dict[str, list[Answered]] = {way: [] for way in ways}
         for number in range(given.rounds):
             order = list(ways) if number % 2 == 0 else list(reversed(ways))
             for one in order:
-                took[one].append(ways[one]())
+                took[one].append(ways[one](number))
                 said = f"{took[one][-1].tokens / took[one][-1].seconds:.1f} tokens/s"
                 print(f"round {number + 1} of {given.rounds}: {one}, {said}", file=sys.stderr, flush=True)
         report |= _compared(took)

@@ -41,13 +41,15 @@ class Answered:
     texts: tuple[str, ...]
 
 
-def conversations(count: int) -> list[Asked]:
-    """The same every time: prompts of 3 to 40 words and answers of 8 to 64 tokens."""
-    draw = random.Random(5)
-    return [
-        Asked("Tell a story about " + " and ".join(draw.choices(WORDS, k=draw.randint(3, 40))), draw.randint(8, 64))
-        for _ in range(count)
-    ]
+def conversations(count: int, edition: int) -> list[Asked]:
+    """Prompts of 3 to 40 words and answers of 8 to 64 tokens: the lengths are the same in all editions, the words are
+    not, so that who remembers what it has read gains nothing from the rounds before."""
+    lengths, words = random.Random(5), random.Random(edition)
+    asked = []
+    for _ in range(count):
+        told = words.choices(WORDS, k=lengths.randint(3, 40))
+        asked.append(Asked("Tell a story about " + " and ".join(told), lengths.randint(8, 64)))
+    return asked
 
 
 def all_at_once(client: httpx.Client, model: str, asked: Sequence[Asked], holder: int) -> Answered:

@@ -1,4 +1,5 @@
-"""The model by `generate` alone, without a server: `python -m tests.bench.serving.plain MODEL`, then one way a line.
+"""The model by `generate` alone, without a server: `python -m tests.bench.serving.plain MODEL`, then one way and one
+edition of the conversations a line.
 
 Ways: `sequential`, one conversation after another; `static`, all as one padded batch. Answers each line with one of
 JSON, an Answered's fields.
@@ -21,15 +22,18 @@ COUNT = 16
 def main(folder: str, count: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    asked = conversations(count)
-    prompts = [tokenizer.apply_chat_template(one.messages, add_generation_prompt=True, tokenize=False) for one in asked]
     print("ready", flush=True)
     for line in sys.stdin:
+        way, edition = line.split()
+        asked = conversations(count, int(edition))
+        prompts = [
+            tokenizer.apply_chat_template(one.messages, add_generation_prompt=True, tokenize=False) for one in asked
+        ]
         began, cpu = time.perf_counter(), time.process_time()
         texts: list[str] = []
         latencies: list[float] = []
         tokens = 0
-        batches = [[place] for place in range(count)] if line.strip() == "sequential" else [list(range(count))]
+        batches = [[place] for place in range(count)] if way == "sequential" else [list(range(count))]
         for batch in batches:
             made = _generate(model, tokenizer, [prompts[place] for place in batch], [asked[p].tokens for p in batch])
             texts += [tokenizer.decode(ids, skip_special_tokens=True) for ids in made]

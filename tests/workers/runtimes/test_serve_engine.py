@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from workers.runtimes.models import load_model
 from workers.runtimes.serve.engine import Ask, Broken, Piece, Refused, Stream
 from workers.runtimes.serve.transformers.choosing import Drawing, choose
 from workers.runtimes.serve.transformers.engine import TransformersEngine
-from workers.runtimes.serve.transformers.forward import Apart, Forward, Together, why_apart
+from workers.runtimes.serve.transformers.forward import Apart, Forward, Reading, Together, why_apart
 from workers.runtimes.serve.transformers.rows import Row, compact
 
 LENGTHS = (3, 9, 1, 24, 17, 60, 5, 12)
@@ -109,6 +110,53 @@ def test_a_long_prompt_is_read_in_pieces_while_others_speak(
     assert all_of(make(most=5), wanted) == [generated(loaded, ask) for ask in wanted]
 
 
+class Counting(Together):
+    """Remembers how many tokens each answer had read before it, and how many it read."""
+
+    def __init__(self, model: Any, slots: int) -> None:
+        super().__init__(model, slots, CONTEXT)
+        self.read: list[tuple[int, int]] = []
+
+    def __call__(self, readings: Sequence[Reading]) -> torch.Tensor:
+        self.read += [(reading.start, len(reading.tokens)) for reading in readings]
+        return super().__call__(readings)
+
+    def prompts(self) -> list[tuple[int, int]]:
+        """Those of more than one token."""
+        return [read for read in self.read if read[1] > 1]
+
+
+def test_a_beginning_that_a_slot_holds_is_not_read_again(loaded: tuple[Any, Any], make: Make) -> None:
+    draw = random.Random(3)
+    start = draw.choices(range(1, 200), k=40)
+    wanted = [Ask([*start, *draw.choices(range(1, 200), k=5 + at)], 4) for at in range(4)]
+    talk, other = Ask([*start, 7, 8, 9], 6), Ask(draw.choices(range(200, 250), k=30), 4)
+    plain = [generated(loaded, ask) for ask in (*wanted, talk, other)]
+    forward = Counting(loaded[0], 4)
+    engine = make(most=4, forward=forward)
+    assert all_of(engine, wanted) == plain[:4]
+    assert forward.prompts() == [(0, 45), (40, 6), (40, 7), (40, 8)]  # asked at once: the others wait for the first
+    assert all_of(engine, [talk]) == plain[4:5]
+    assert forward.prompts()[4:] == [(40, 3)]  # what is over has left it
+    assert all_of(engine, [other]) == plain[5:]
+    assert forward.prompts()[5:] == [(0, 30)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_beginnings_of_any_kind_change_no_answer(loaded: tuple[Any, Any], make: Make, seed: int) -> None:
+    draw = random.Random(seed)
+    starts = [draw.choices(range(1, 200), k=draw.randint(10, 60)) for _ in range(3)]
+    wanted = []
+    for _ in range(24):
+        start = draw.choice(starts)
+        prompt = start[: draw.randint(1, len(start))] + draw.choices(range(1, 200), k=draw.randint(0, 9))
+        wanted.append(Ask(prompt, draw.randint(1, 12)))
+    plain = [generated(loaded, ask) for ask in wanted]
+    engine = make(most=5)
+    assert all_of(engine, wanted) == plain
+    assert all_of(engine, wanted[::-1]) == plain[::-1]
+
+
 def test_who_leaves_is_dropped_at_the_next_step(loaded: tuple[Any, Any], make: Make) -> None:
     model, tokenizer = loaded
     steps: list[int] = []
@@ -170,7 +218,7 @@ def test_what_breaks_off_is_said_to_all_who_wait(loaded: tuple[Any, Any], make: 
                 raise RuntimeError("the device fell off")
             return plain(readings)
 
-        move = plain.move
+        keeps, move = plain.keeps, plain.move
 
     engine = make(most=2, forward=Breaks())
     ask = Ask(loaded[1](TEXT[0])["input_ids"], 200)

@@ -14,6 +14,7 @@ import torch
 
 from workers.runtimes.serve.engine import Ask, Broken, Piece, Refused, Stream
 from workers.runtimes.serve.threaded import Threaded
+from workers.runtimes.serve.transformers.beginnings import Beginnings
 from workers.runtimes.serve.transformers.choosing import choose
 from workers.runtimes.serve.transformers.forward import Forward, Reading
 from workers.runtimes.serve.transformers.grammar import Grammars
@@ -47,6 +48,7 @@ class TransformersEngine(Threaded):
         self._ends = frozenset(end for end in (ends if isinstance(ends, list) else [ends]) if end is not None)
         self._waiting: deque[Row] = deque()
         self._rows: list[Row] = []
+        self._beginnings = Beginnings()
         self._asides: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._thread.start()
 
@@ -115,11 +117,9 @@ class TransformersEngine(Threaded):
                 return False
             asides, self._asides = self._asides, deque()
             self._waiting = deque(row for row in self._waiting if not row.stream.left)
-            self._rows = compact([row for row in self._rows if not row.stream.left], self._forward.move)
-            while self._waiting and len(self._rows) < self.most:
-                row = self._waiting.popleft()
-                row.slot = len(self._rows)
-                self._rows.append(row)
+            self._close_up(lambda row: row.stream.left)
+            while self._waiting and len(self._rows) < self.most and self._take_in(self._waiting[0]):
+                self._waiting.popleft()
         for work, done in asides:
             try:
                 done.set_result(work())
@@ -153,8 +153,33 @@ class TransformersEngine(Threaded):
             if piece is not None:
                 said.append((row.stream, piece))
         with self._changed:
-            self._rows = compact([row for row in self._rows if not row.over], self._forward.move)
+            self._close_up(lambda row: row.over)
         Stream.hand_over(said)
+
+    def _take_in(self, row: Row) -> bool:
+        """Give it a slot, and what another holds of its prompt; False where that is worth another step's wait."""
+        if self._forward.keeps:
+            found = self._beginnings.find(row.tokens, self._rows)
+            if found.soon:
+                return False
+            row.read = found.tokens
+        row.slot = len(self._rows)
+        if row.read and found.slot != row.slot:
+            self._forward.move(found.slot, row.slot, row.read)
+        self._beginnings.overwritten(row.slot)
+        self._rows.append(row)
+        return True
+
+    def _close_up(self, gone: Callable[[Row], bool]) -> None:
+        """Those that are gone leave what they read; the others have the first slots."""
+        for row in self._rows:
+            if gone(row):
+                self._beginnings.leave(row)
+        self._rows = compact([row for row in self._rows if not gone(row)], self._move)
+
+    def _move(self, source: int, target: int, tokens: int) -> None:
+        self._beginnings.overwritten(target)
+        self._forward.move(source, target, tokens)
 
     def _embedded(self, prompt: list[int]) -> list[float]:
         decoder = self._model.get_decoder()

@@ -29,7 +29,9 @@ class Reading(NamedTuple):
 
 
 class Forward(Protocol):
-    """How a model reads."""
+    """How a model reads. `keeps`: a slot still holds what was moved out of it."""
+
+    keeps: bool
 
     def __call__(self, readings: Sequence[Reading]) -> torch.Tensor:
         """(readings, vocabulary): the scores after each one's last token. Those of one token come first, and lie in
@@ -41,6 +43,8 @@ class Forward(Protocol):
 
 class Together:
     """All in one pass."""
+
+    keeps = True
 
     def __init__(self, model: Any, slots: int, context_length: int) -> None:
         self._model, self._slots = model, Slots(slots, context_length)
@@ -73,7 +77,7 @@ class Together:
 class Apart:
     """One after the other."""
 
-    token_bytes = 0
+    keeps, token_bytes = False, 0
 
     def __init__(self, model: Any) -> None:
         self._model = model
