@@ -158,6 +158,8 @@ def expire(heard: datetime | None = None) -> int:
     alone = Attempt.objects.filter(finished_at=None).select_related("node").only("nodes", *columns).order_by()
     members = Member.objects.filter(finished_at=None).select_related("attempt", "node").order_by()
     members = members.defer("order", "output", "parts", "attempt__order", "attempt__predicted")
+    if all(one.nodes == 1 for one in alone):
+        members = members.none()
     _shorten(Attempt, alone, longest)
     _shorten(Member, members, longest)
     lapsed = [(one, one.node) for one in alone if one.nodes == 1 and _lapsed(one, one, now, whole)]

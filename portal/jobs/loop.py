@@ -147,10 +147,14 @@ def sweep(now: datetime | None = None, *, give_up: bool = True) -> None:
     `give_up`: whether this controller has heard the nodes long enough to know that none has.
     """
     now = now or timezone.now()
-    members.end_overdue(now)
     live = Attempt.objects.filter(finished_at=None, job__status__in=HOLDS_DEVICES).select_related("job", "node")
-    of_several = Prefetch("members", Member.objects.filter(finished_at=None).select_related("node"))
-    for attempt in live.only(*SWEPT).prefetch_related(of_several).order_by():
+    live = live.only(*SWEPT).order_by()
+    if any(attempt.nodes > 1 for attempt in live):
+        members.end_overdue(now)
+        live = live.prefetch_related(
+            Prefetch("members", Member.objects.filter(finished_at=None).select_related("node"))
+        )
+    for attempt in live:
         for place in attempt.members.all() if attempt.nodes > 1 else [attempt]:
             _repeat(attempt, place, now, give_up)
 

@@ -29,13 +29,15 @@ from workers.contract.names import INGEST_GROUP, NODE_STREAM, job_stream
 
 log = logging.getLogger(__name__)
 
-BLOCK_MS = 100
+BLOCK_MS = 250
 COUNT = 200
 FIGURES, FIGURES_S = frozenset(("progress", "metric", "log")), 0.5
 """What those who watch have seen on the stream itself already; after these alone the next round waits a moment."""
 LATE_S = 600
 """A finished job's stream is still read this long, for events that a broker outage held back."""
 KEEP_STREAM_S = 3600
+LIST_S = 1.0
+"""So often it looks which jobs have streams, and whenever it is told that there may be another."""
 LEFT_EVERY_S = 5.0
 """So often it looks for entries that another controller read, as the last thing it did, and did not acknowledge."""
 Entry = tuple[str, dict[str, str]]
@@ -57,14 +59,19 @@ class Ingest:
         hearing: Hearing | None = None,
         reconciler: Reconciler | None = None,
         clock: Callable[[], float] = time.monotonic,
+        list_s: float = 0.0,
     ) -> None:
-        """`hearing` is told when the nodes were heard; `reconciler` what they said. `clock`: monotonic seconds."""
+        """`hearing` is told when the nodes were heard; `reconciler` what they said. `clock`: monotonic seconds;
+        `list_s`: for how long the list of streams is good."""
         self._client = client or connect()
         self._consumer = consumer
         self._hearing = hearing or Hearing()
         self._reconciler = reconciler or Reconciler()
         self._clock = clock
+        self._list_s = list_s
         self._looked_at = clock()
+        self._list_at = float("-inf")
+        self._streams: list[str] = []
         self._known: set[str] = set()
         self._pending: set[str] = set()
         """Streams that may hold entries which were read and not acknowledged."""
@@ -97,10 +104,14 @@ class Ingest:
                 self._begin_anew()
                 stop.wait(1.0)
 
+    def begins(self) -> None:
+        """There may be another job's stream. Any thread may call it."""
+        self._list_at = float("-inf")
+
     def once(self) -> int:
         """One round over all streams. Returns how many entries were recorded."""
         self._said = set()
-        streams = [NODE_STREAM, *(job_stream(job) for job in recent_jobs())]
+        streams = self._listed()
         self._join([stream for stream in streams if stream not in self._known])
         if self._clock() >= self._looked_at + LEFT_EVERY_S:
             self._pending |= self._known
@@ -114,7 +125,14 @@ class Ingest:
             self._hearing.heard(began)
         return done
 
+    def _listed(self) -> list[str]:
+        if (now := self._clock()) >= self._list_at:
+            self._list_at = now + self._list_s  # before it looks: what begins meanwhile is seen in the next round
+            self._streams = [NODE_STREAM, *(job_stream(job) for job in recent_jobs())]
+        return self._streams
+
     def _begin_anew(self) -> None:
+        self._list_at = float("-inf")
         self._known.clear()
         self._behind.clear()
         self._hearing.lost()

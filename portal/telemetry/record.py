@@ -49,7 +49,8 @@ def record(envelopes: list[Envelope]) -> None:
     if not envelopes:
         return
     job, number = envelopes[0].job, envelopes[0].attempt
-    attempt = Attempt.objects.select_related("job", "node").filter(job_id=job, number=number).first()
+    known = Attempt.objects.select_related("job", "node").defer("order", "predicted")
+    attempt = known.filter(job_id=job, number=number).first()
     if attempt is None:
         log.warning("events of job %s attempt %s, which is not known here, were dropped", job, number)
         return

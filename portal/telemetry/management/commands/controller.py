@@ -16,7 +16,7 @@ from django.db import close_old_connections
 from portal.jobs import bell, loop
 from portal.jobs.leadership import Candidate
 from portal.jobs.leases import Hearing
-from portal.telemetry.ingest import Ingest
+from portal.telemetry.ingest import LIST_S, Ingest
 from portal.telemetry.sweeper import Sweeper
 from portal.telemetry.upkeep import upkeep
 
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         candidate, hearing = Candidate(), Hearing()
-        ingest, scheduling = Ingest(hearing=hearing), loop.Rounds()
+        ingest, scheduling = Ingest(hearing=hearing, list_s=LIST_S), loop.Rounds()
         threads = [
             threading.Thread(target=candidate.run, args=(stop,), name="leadership"),
             threading.Thread(target=ingest.run, args=(stop, lambda: candidate.leads), name="ingest"),
@@ -57,7 +57,8 @@ class Command(BaseCommand):
                     upkeep_at = now + UPKEEP_S
                     upkeep(candidate.term, hearing, seldom=now >= seldom_at)
                     seldom_at = seldom_at if now < seldom_at else now + SELDOM_S
-                scheduling.tick()
+                if scheduling.tick():
+                    ingest.begins()
             except Exception:  # a round that fails is tried again; the log has why
                 log.exception("scheduling round failed")
                 stop.wait(1.0)
