@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 BLOCK_MS = 250
 COUNT = 200
-FIGURES, FIGURES_S = frozenset(("progress", "metric", "log")), 0.5
+FIGURES, FIGURES_S = frozenset(("progress", "metric", "log")), 1.0
 """What those who watch have seen on the stream itself already; after these alone the next round waits a moment."""
 LATE_S = 600
 """A finished job's stream is still read this long, for events that a broker outage held back."""
