@@ -40,10 +40,10 @@ worker: EXTRAS := worker
 worker: $(VENV)/.installed
 	@$(BIN)/python -m workers
 
-# Two files at a time, a test that starts processes waits for them most of its time; in the order of their names, so
+# Three files at a time, for a test that starts processes waits for them most of its time; in the order of their names, so
 # that the longest file isn't the last.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

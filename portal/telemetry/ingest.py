@@ -69,7 +69,7 @@ class Ingest:
         self._reconciler = reconciler or Reconciler()
         self._clock = clock
         self._list_s = list_s
-        self._looked_at = clock()
+        self._left_at = clock() + LEFT_EVERY_S
         self._list_at = float("-inf")
         self._streams: list[str] = []
         self._known: set[str] = set()
@@ -113,9 +113,9 @@ class Ingest:
         self._said = set()
         streams = self._listed()
         self._join([stream for stream in streams if stream not in self._known])
-        if self._clock() >= self._looked_at + LEFT_EVERY_S:
+        if (now := self._clock()) >= self._left_at:
+            self._left_at = now + LEFT_EVERY_S
             self._pending |= self._known
-            self._looked_at = self._clock()
         self._pending &= set(streams)
         again = {stream: "0" for stream in streams if stream in self._pending}
         done = self._read(again, block=None) if again else 0
