@@ -40,8 +40,8 @@ worker: EXTRAS := worker
 worker: $(VENV)/.installed
 	@$(BIN)/python -m workers
 
-# Three files at a time, for a test that starts processes waits for them most of its time; in the order of their names, so
-# that the longest file isn't the last.
+# Three files at a time, for a test that starts processes waits for them most of its time; in the order of their names,
+# so that the longest file isn't the last.
 test: setup
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -22,5 +22,6 @@ def own_database(url: str) -> str:
 
 
 def pytest_configure() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more, and files are tested at once
     if url := os.environ.get("TEST_REDIS_URL"):
         os.environ["TEST_REDIS_URL"] = own_database(url)

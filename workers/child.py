@@ -55,6 +55,10 @@ def child_environment(order: Order, run_dir: Path, base: Mapping[str, str]) -> d
         # A thread that waits turns this often, some microseconds, and sleeps then. Sleeping at once makes a small model
         # half as slow again; turning for long, as is the default, takes the cores from whoever else works here.
         "GOMP_SPINCOUNT": "100000",
+        # Freed memory is kept (glibc): a training step frees and takes the same tensors again, and each page of them
+        # that went back to the system meanwhile has to be faulted in and cleared anew.
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
         # NVML, and so the order, counts devices by PCI address; CUDA must do so as well.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(str(device.index) for device in order.devices if device.kind == "cuda"),

@@ -14,7 +14,7 @@ from workers.runtimes.finetune.trainer import trainer_settings
 CPU = Facts("cpu")
 TURING = Facts("cuda", 7.5)
 AMPERE = Facts("cuda", 8.6, bf16=True, packages=frozenset({"torchao", "flash_attn"}))
-HOPPER = Facts("cuda", 9.0, bf16=True, packages=frozenset({"torchao", "liger_kernel"}))
+HOPPER = Facts("cuda", 9.0, bf16=True, packages=frozenset({"torchao", "liger_kernel"}), compiler=True)
 
 
 def spec(**values: Any) -> FinetuneSpec:
@@ -45,6 +45,8 @@ def test_deepspeed_keeps_its_own_optimizer() -> None:
         ({"numerics": {"attention": "flash_attention_2"}}, HOPPER, "needs the package flash-attn"),
         ({"numerics": {"liger": "on"}}, CPU, "numerics.liger: Liger's kernels run on GPUs"),
         ({"numerics": {"liger": "on"}}, AMPERE, "the package liger-kernel isn't installed"),
+        ({"numerics": {"compile": True}}, CPU, "numerics.compile: it needs g++, which this node hasn't"),
+        ({"numerics": {"compile": True}}, AMPERE, "numerics.compile: it needs gcc or clang"),
         ({"numerics": {"tf32": True}}, TURING, "numerics.tf32: this device has no TF32"),
     ],
 )

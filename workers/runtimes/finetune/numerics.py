@@ -5,6 +5,7 @@ Knows nothing of data or optimizers' settings. Where TRL and Accelerate take the
 
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from shutil import which
 from typing import Any, Literal
 
 import torch
@@ -20,16 +21,20 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 FP8_PACKAGES = ("torchao", "transformer_engine")
 """What Accelerate takes 8-bit products from, the first that is there."""
 PACKAGES = ("flash_attn", "liger_kernel", *FP8_PACKAGES)
+COMPILERS = {"cpu": ("g++",), "cuda": ("gcc", "clang")}
+"""What torch.compile has its kernels built by: Inductor's (C++), or Triton's launchers (C)."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a device can. `capability`: CUDA's, 0 on a CPU; `packages`: what of PACKAGES is installed."""
+    """What a device can. `capability`: CUDA's, 0 on a CPU; `packages`: what of PACKAGES is installed; `compiler`:
+    whether one of its COMPILERS is."""
 
     kind: str
     capability: float = 0
     bf16: bool = False
     packages: frozenset[str] = frozenset()
+    compiler: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,14 @@ class Numerics:
 
 def facts(device_kind: str) -> Facts:
     """Of this process's device."""
+    compiler = any(which(name) for name in COMPILERS[device_kind])
     if device_kind == "cpu":
-        return Facts("cpu")
+        return Facts("cpu", compiler=compiler)
     if not torch.cuda.is_available():
         raise invalid("devices: the order gives a CUDA device, but PyTorch finds none on this node.")
     major, minor = torch.cuda.get_device_capability()
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Facts("cuda", major + minor / 10, bf16, frozenset(name for name in PACKAGES if find_spec(name)))
+    return Facts("cuda", major + minor / 10, bf16, frozenset(filter(find_spec, PACKAGES)), compiler)
 
 
 def decide(spec: FinetuneSpec, device: Facts) -> Numerics:
@@ -107,6 +113,9 @@ def decide(spec: FinetuneSpec, device: Facts) -> Numerics:
             f"tf32: this device has no TF32, which NVIDIA's GPUs have from compute capability {TF32_CAPABILITY:g} on; "
             "turn it off.",
         )
+    if wanted.compile:
+        needed = " or ".join(COMPILERS[device.kind])
+        _need(device.compiler, f"compile: it needs {needed}, which this node hasn't; install it there, or turn it off.")
     return Numerics(
         precision=_precision(spec, device),
         attention=None if wanted.attention == "auto" else wanted.attention,
