@@ -4,6 +4,7 @@ Knows nothing of HTTP, nor of how any one engine makes text.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Stream:
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
+        self.asked_at = time.monotonic()
+        """Before the engine begins it: it may have its first text by the time somebody reads."""
         self.left = False
         """Nobody reads on: the engine drops the answer at its next step."""
         self.on_left: Callable[[], object] | None = None

@@ -28,18 +28,14 @@ WINDOW_S = 10.0
 class Tally:
     """Fed from the event loop alone."""
 
-    def __init__(
-        self,
-        answered: Callable[[int, float | None], None] = lambda tokens, token_s: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, answered: Callable[[int, float | None], None] = lambda tokens, token_s: None) -> None:
         """`answered` is called at each answer's end: tokens of prompt and answer, seconds of a token where there were
         two."""
         self.ended = 0
         """Answers that are over, however they ended: what a reader compares to see that there is something new."""
         self.first_token_s: float | None = None
         """Of the first request, from asking to its first text; None before it."""
-        self._answered, self._clock = answered, clock
+        self._answered = answered
         self._totals: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._buckets = {name: [0] * (len(bounds) + 1) for name, bounds in BOUNDS.items()}
@@ -48,20 +44,21 @@ class Tally:
 
     async def watch(self, stream: Stream) -> AsyncIterator[Piece]:
         """The stream's pieces, counted."""
-        start, first, tokens = self._clock(), None, 0
+        first, tokens = None, 0
         self._count("tokens_in", len(stream.ask.prompt))
         try:
             async with aclosing(stream.pieces()) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
-                    now = self._clock()
+                    now = time.monotonic()
                     if first is None:
                         first = now
-                        self._time("ttft_s", first - start)
-                        self.first_token_s = self.first_token_s or first - start
+                        self._time("ttft_s", first - stream.asked_at)
+                        if self.first_token_s is None:
+                            self.first_token_s = first - stream.asked_at
                     self._count("tokens_out", piece.tokens - tokens)
                     tokens = piece.tokens
                     if piece.finish_reason:
-                        self._time("latency_s", now - start)
+                        self._time("latency_s", now - stream.asked_at)
                         token_s = (now - first) / (tokens - 1) if tokens > 1 and now > first else None
                         if token_s is not None:
                             self._time("tpot_s", token_s)
@@ -83,7 +80,7 @@ class Tally:
 
     def figures(self) -> dict[str, float]:
         """How it goes: totals since the start, rates of the last seconds, percentiles of the latest answers."""
-        now = self._clock()
+        now = time.monotonic()
         while self._rates and self._rates[0][0] < now - WINDOW_S:
             self._rates.popleft()
         recent: Counter[str] = Counter()
@@ -114,7 +111,7 @@ class Tally:
 
     def _count(self, name: str, count: int) -> None:
         self._totals[name] += count
-        self._rates.append((self._clock(), name, count))
+        self._rates.append((time.monotonic(), name, count))
 
     def _time(self, name: str, seconds: float) -> None:
         self._latest[name].append(seconds)
