@@ -88,6 +88,7 @@ def _portal_over_bare(portal: Portal, home: Path, settings: dict[str, Any], pair
     return {
         "portal_over_bare": round(statistics.median(shares), 3),
         "portal_over_bare_95": _interval(shares),
+        "portal_over_bare_by_step": round(_usual(theirs) / _usual(ours), 3),
         "one_bare_over_the_next": round(statistics.median(drift), 3),
         "submit_to_first_step_s": {
             "portal": round(statistics.median(one.first_s for one in ours), 2),
@@ -95,6 +96,13 @@ def _portal_over_bare(portal: Portal, home: Path, settings: dict[str, Any], pair
         },
         "tokens": {"portal": ours[0].tokens, "bare": theirs[0].tokens},
     }
+
+
+def _usual(trainings: Sequence[runs.Took]) -> float:
+    """Seconds of a training of which each step took what it usually takes, its median over all of them: what disturbs
+    the machine for a moment is left out. The steps are the same in all, over the same rows."""
+    steps: list[tuple[float, ...]] = list(zip(*(one.steps for one in trainings), strict=True))
+    return sum(statistics.median(of_one) for of_one in steps)
 
 
 def _packed_over_padded(portal: Portal, pairs: int, name: str, on: dict[str, Any]) -> dict[str, Any]:

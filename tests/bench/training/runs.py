@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ class Took:
     seconds: float
     first_s: float
     tokens: float
+    steps: tuple[float, ...] = ()
+    """Seconds of each step of those."""
+
+
+def _took(at: list[float], began: float, tokens: float) -> Took:
+    """`at`: Unix seconds at the end of each step."""
+    counted = at[WARM - 1 :]
+    return Took(counted[-1] - counted[0], at[0] - began, tokens, tuple(b - a for a, b in pairwise(counted)))
 
 
 def through_portal(portal: Portal, spec: dict[str, Any]) -> Took:
@@ -34,8 +43,7 @@ def through_portal(portal: Portal, spec: dict[str, Any]) -> Took:
     job = portal.submit(spec)
     done = portal.wait(job, lambda now: now["status"] == "succeeded", "the training", _FINAL_S, _LOOK_S)
     points = portal.client.get(f"/api/v1/jobs/{job}/metrics", params={"names": "loss"}).json()["loss"]
-    at = [point["at"] for point in points]
-    return Took(at[-1] - at[WARM - 1], at[0] - began, done["results"]["training"]["tokens"])
+    return _took([point["at"] for point in points], began, done["results"]["training"]["tokens"])
 
 
 def pace(portal: Portal, spec: dict[str, Any]) -> tuple[float, float]:
@@ -54,7 +62,7 @@ def by_hand(home: Path, settings: dict[str, Any]) -> Took:
     began = time.time()
     done = subprocess.run([sys.executable, str(script), str(path)], check=True, capture_output=True, text=True)
     said = json.loads(done.stdout.splitlines()[-1])
-    return Took(said["at"][-1] - said["at"][WARM - 1], said["at"][0] - began, said["tokens"][-1])
+    return _took(said["at"], began, said["tokens"][-1])
 
 
 def install_peer(folder: Path) -> Path:
