@@ -86,8 +86,7 @@ def _portal_over_bare(portal: Portal, home: Path, settings: dict[str, Any], pair
     shares = _beside([one.tokens / one.seconds for one in ours], bare)
     drift = [max(before, after) / min(before, after) for before, after in pairwise(bare)]
     return {
-        "portal_over_bare": round(statistics.median(shares), 3),
-        "portal_over_bare_95": _interval(shares),
+        **_told("portal_over_bare", shares, 3),
         "portal_over_bare_by_step": round(_usual(theirs) / _usual(ours), 3),
         "one_bare_over_the_next": round(statistics.median(drift), 3),
         "submit_to_first_step_s": {
@@ -118,8 +117,7 @@ def _packed_over_padded(portal: Portal, pairs: int, name: str, on: dict[str, Any
     for _ in range(pairs):
         packed.append(pace(True))
         padded.append(pace(False))
-    shares = _beside(packed, padded)
-    return {name: round(statistics.median(shares), 2), f"{name}_95": _interval(shares)}
+    return _told(name, _beside(packed, padded))
 
 
 def _over_peer(portal: Portal, home: Path, settings: dict[str, Any], pairs: int) -> dict[str, Any]:
@@ -135,12 +133,16 @@ def _over_peer(portal: Portal, home: Path, settings: dict[str, Any], pairs: int)
     except (subprocess.SubprocessError, OSError) as error:
         said = str(getattr(error, "stderr", "") or error).strip().splitlines()
         return {"over_llama_factory": None, "why_no_llama_factory": said[-1][:300] if said else repr(error)}
-    return {"over_llama_factory": round(statistics.median(shares), 2), "over_llama_factory_95": _interval(shares)}
+    return _told("over_llama_factory", shares)
 
 
 def _beside(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Each of ours over the mean of theirs before and after it: the machine's own speed drifts within a minute."""
     return [2 * own / (before + after) for own, (before, after) in zip(ours, pairwise(theirs), strict=True)]
+
+
+def _told(name: str, shares: Sequence[float], digits: int = 2) -> dict[str, Any]:
+    return {name: round(statistics.median(shares), digits), f"{name}_95": _interval(shares)}
 
 
 def _interval(values: Sequence[float]) -> list[float]:

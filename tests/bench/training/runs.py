@@ -21,20 +21,22 @@ _PEER = "llamafactory==0.9.5"
 
 @dataclass(frozen=True)
 class Took:
-    """`seconds`: from the end of step WARM to that of the last one. `first_s`: from the start to the first step's end.
-    `tokens`: of all steps."""
+    """`first_s`: from the start to the first step's end. `tokens`: of all steps. `steps`: seconds of those after
+    WARM."""
 
-    seconds: float
     first_s: float
     tokens: float
-    steps: tuple[float, ...] = ()
-    """Seconds of each step of those."""
+    steps: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """From the end of step WARM to that of the last one."""
+        return sum(self.steps)
 
 
 def _took(at: list[float], began: float, tokens: float) -> Took:
     """`at`: Unix seconds at the end of each step."""
-    counted = at[WARM - 1 :]
-    return Took(counted[-1] - counted[0], at[0] - began, tokens, tuple(b - a for a, b in pairwise(counted)))
+    return Took(at[0] - began, tokens, tuple(after - before for before, after in pairwise(at[WARM - 1 :])))
 
 
 def through_portal(portal: Portal, spec: dict[str, Any]) -> Took:
